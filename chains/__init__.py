@@ -1,0 +1,1 @@
+"""LCEL chains composed from prompt templates; each factory takes the model it runs on."""
