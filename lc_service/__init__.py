@@ -1,15 +1,13 @@
 """Reliable, accounted-for access to OpenAI models for LangChain programs.
 
-Every public name is importable from here and loaded when first used, so `import lc_service` stays cheap.
+Every public name is importable from here and loaded on first use: `import lc_service` stays cheap.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
 
 _HOME: dict[str, str] = {}
 

@@ -43,7 +43,7 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     return fake
 
 
-class NetworkRefused(RuntimeError):
+class NetworkRefusedError(RuntimeError):
     """A test tried to leave this machine."""
 
 
@@ -67,18 +67,18 @@ def _loopback_only() -> Iterator[None]:
 
     def connect(self: socket.socket, address: object) -> None:
         if not _is_loopback(address):
-            raise NetworkRefused(f"tests stay on loopback, not {address!r}")
+            raise NetworkRefusedError(f"tests stay on loopback, not {address!r}")
         return real_connect(self, address)  # type: ignore[arg-type]
 
     def connect_ex(self: socket.socket, address: object) -> int:
         if not _is_loopback(address):
-            raise NetworkRefused(f"tests stay on loopback, not {address!r}")
+            raise NetworkRefusedError(f"tests stay on loopback, not {address!r}")
         return real_connect_ex(self, address)  # type: ignore[arg-type]
 
     def getaddrinfo(host: object, *args: object, **kwargs: object) -> object:
         name = host.decode() if isinstance(host, bytes) else host
         if name and not _is_loopback((name,)):
-            raise NetworkRefused(f"tests stay on loopback, not {name!r}")
+            raise NetworkRefusedError(f"tests stay on loopback, not {name!r}")
         return real_getaddrinfo(host, *args, **kwargs)  # type: ignore[arg-type]
 
     patch = pytest.MonkeyPatch()
