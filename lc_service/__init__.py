@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-
 _HOME: dict[str, str] = {}
 
 __all__: list[str] = []

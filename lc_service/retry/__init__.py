@@ -1,0 +1,1 @@
+"""When to try again: classification, waiting, and the runnable that does both."""

@@ -1,0 +1,304 @@
+"""What went wrong and whether the same request may succeed if it is sent again.
+
+    langchain_core ModelError
+    ├── TruncatedResponseError      the end of the answer never came; what did come is in `.partial`
+    └── ModelAPIError
+        └── MalformedResponseError  a 200 that is not an answer (also a ValueError, as LangChain raises)
+
+Everything else is raised as it came: `openai.*Error`, LangChain's `ModelError` family, transport errors.
+`classify` reads all of them; it never looks into prompts or answers, and it raises nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import openai
+from langchain_core import exceptions as lc
+
+from lc_service.retry.retry_after import retry_after_seconds
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessage
+
+
+class TruncatedResponseError(lc.ModelError):
+    """Raise when a stream or an answer stopped before its end was announced.
+
+    A partial answer is never passed off as whole: what had arrived is kept here, and was probably billed.
+    `finish_reason="length"` is not this error: that end was announced, and is the caller's own limit.
+
+    Attributes:
+        partial: The message as far as it arrived, or None where nothing readable did.
+    """
+
+    is_retryable = True
+
+    def __init__(self, message: str, *, partial: AIMessage | None = None) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, {"partial": self.partial})
+
+
+class MalformedResponseError(lc.ModelAPIError, ValueError):
+    """Raise when a server answered with success and the body is not an API answer.
+
+    Typically a proxy's HTML page or a broken JSON body. The body is not repeated in the message.
+    """
+
+
+def _rebuild(cls: type[Exception], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception:
+    return cls(*args, **kwargs)
+
+
+class ErrorKind(StrEnum):
+    """Why an attempt failed, one word for each reason that logs, metrics and tables show."""
+
+    RATE_LIMIT = "rate_limit"
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    SERVER_ERROR = "server_error"
+    CONFLICT = "conflict"
+    TRUNCATED = "truncated"
+    MALFORMED = "malformed"
+    QUOTA_EXHAUSTED = "quota_exhausted"
+    REQUEST_TOO_LARGE = "request_too_large"
+    CONTEXT_OVERFLOW = "context_overflow"
+    AUTHENTICATION = "authentication"
+    PERMISSION = "permission"
+    NOT_FOUND = "not_found"
+    INVALID_REQUEST = "invalid_request"
+    REFUSED_ANSWER = "refused_answer"
+    CONFIGURATION = "configuration"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+_TRANSIENT = frozenset(
+    {
+        ErrorKind.RATE_LIMIT,
+        ErrorKind.TIMEOUT,
+        ErrorKind.CONNECTION,
+        ErrorKind.SERVER_ERROR,
+        ErrorKind.CONFLICT,
+        ErrorKind.TRUNCATED,
+        ErrorKind.MALFORMED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What an exception means for the next attempt.
+
+    Attributes:
+        kind: Why it failed.
+        is_transient: Whether sending the same request again may succeed.
+        retry_after_seconds: How long the server asked to wait, or None where it did not say.
+        status_code: The HTTP status, or None where no response came.
+        request_id: The server's `x-request-id`, or None.
+    """
+
+    kind: ErrorKind
+    is_transient: bool
+    retry_after_seconds: float | None = None
+    status_code: int | None = None
+    request_id: str | None = None
+
+
+def classify(exc: BaseException) -> Verdict:
+    """Say why `exc` happened and whether to try again.
+
+    Rate limits, timeouts, connection errors, 408, 409, 5xx, truncated and malformed answers are transient.
+    An exhausted quota, a request that can never fit, context overflow and the other 4xx are not. A server's
+    `x-should-retry: true | false` header is believed, as the OpenAI SDKs do, except that no header
+    revives an exhausted quota and its like.
+    An exception that says nothing of a model call is `UNKNOWN` and not transient. Thread-safe.
+    """
+    kind = _kind(exc)
+    response = getattr(exc, "response", None)
+    headers = getattr(response, "headers", None)
+    if not isinstance(headers, Mapping):
+        headers = {}
+    is_transient = kind in _TRANSIENT
+    match headers.get("x-should-retry"):
+        case "true" if kind in (ErrorKind.INVALID_REQUEST, ErrorKind.UNKNOWN):
+            is_transient = True
+        case "false":
+            is_transient = False
+    return Verdict(
+        kind=kind,
+        is_transient=is_transient,
+        retry_after_seconds=retry_after_seconds(headers) if headers else None,
+        status_code=_status_code(exc),
+        request_id=headers.get("x-request-id"),
+    )
+
+
+def _kind(exc: BaseException) -> ErrorKind:
+    for rule in (_own_kind, _openai_kind, _langchain_kind, _transport_kind, _status_kind):
+        if (kind := rule(exc)) is not None:
+            return kind
+    return ErrorKind.UNKNOWN
+
+
+def _own_kind(exc: BaseException) -> ErrorKind | None:
+    if isinstance(exc, (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)):
+        return ErrorKind.CANCELLED
+    if isinstance(exc, TruncatedResponseError):
+        return ErrorKind.TRUNCATED
+    if isinstance(exc, MalformedResponseError) or _is_unreadable_200(exc):
+        return ErrorKind.MALFORMED
+    return None
+
+
+# How langchain-openai reports a body that is no JSON: a bare ValueError (contract-tested).
+_UNREADABLE_PREFIX = "Unexpected response type from OpenAI-compatible endpoint"
+
+
+def _is_unreadable_200(exc: BaseException) -> bool:
+    if isinstance(exc, json.JSONDecodeError):
+        return _status_code(exc) is not None
+    return isinstance(exc, ValueError) and str(exc).startswith(_UNREADABLE_PREFIX)
+
+
+def _openai_kind(exc: BaseException) -> ErrorKind | None:
+    if isinstance(exc, lc.ContextOverflowError):
+        return ErrorKind.CONTEXT_OVERFLOW
+    if isinstance(exc, openai.APIResponseValidationError):
+        return ErrorKind.MALFORMED
+    if isinstance(exc, openai.APIStatusError):
+        return _code_kind(exc) or _STATUS_KINDS.get(exc.status_code) or _status_kind(exc)
+    if isinstance(exc, openai.APIConnectionError):
+        if _is_misconfigured(exc):
+            return ErrorKind.CONFIGURATION
+        is_timeout = isinstance(exc, openai.APITimeoutError)
+        return ErrorKind.TIMEOUT if is_timeout else ErrorKind.CONNECTION
+    if isinstance(exc, openai.APIError):  # an error event inside a stream that began with a 200
+        return _code_kind(exc) or ErrorKind.SERVER_ERROR
+    if isinstance(exc, (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError)):
+        return ErrorKind.REFUSED_ANSWER
+    if isinstance(exc, openai.OpenAIError):  # a missing key, a broken token provider, a closed socket
+        return ErrorKind.CONFIGURATION
+    return None
+
+
+_CODE_KINDS = {
+    "insufficient_quota": ErrorKind.QUOTA_EXHAUSTED,
+    "billing_hard_limit_reached": ErrorKind.QUOTA_EXHAUSTED,
+    "billing_not_active": ErrorKind.QUOTA_EXHAUSTED,
+    "context_length_exceeded": ErrorKind.CONTEXT_OVERFLOW,
+    "invalid_api_key": ErrorKind.AUTHENTICATION,
+    "model_not_found": ErrorKind.NOT_FOUND,
+    "rate_limit_exceeded": ErrorKind.RATE_LIMIT,
+    "invalid_request_error": ErrorKind.INVALID_REQUEST,
+    "invalid_prompt": ErrorKind.INVALID_REQUEST,
+}
+
+
+def _code_kind(exc: openai.APIError) -> ErrorKind | None:
+    """Read the error body's code, then its type: they tell apart what one status mixes."""
+    is_status = isinstance(exc, openai.APIStatusError)
+    # A 429 for a request above the whole minute's limit: no wait makes it fit.
+    if "Request too large" in exc.message and (not is_status or _status_code(exc) == 429):
+        return ErrorKind.REQUEST_TOO_LARGE
+    for word in (exc.code, exc.type):
+        kind = _CODE_KINDS.get(word or "")
+        # invalid_request_error is also the type of errors whose status says more
+        if kind is not None and not (kind is ErrorKind.INVALID_REQUEST and is_status):
+            return kind
+    return None
+
+
+_STATUS_KINDS = {
+    401: ErrorKind.AUTHENTICATION,
+    402: ErrorKind.QUOTA_EXHAUSTED,
+    403: ErrorKind.PERMISSION,
+    404: ErrorKind.NOT_FOUND,
+    408: ErrorKind.TIMEOUT,
+    409: ErrorKind.CONFLICT,
+    413: ErrorKind.REQUEST_TOO_LARGE,
+    429: ErrorKind.RATE_LIMIT,
+}
+
+
+def _status_kind(exc: BaseException) -> ErrorKind | None:
+    """Read an HTTP status wherever an exception carries one: openai, httpx, requests, aiohttp."""
+    status = _status_code(exc)
+    if status is None or status < 400:
+        return None
+    if status >= 500:
+        return ErrorKind.SERVER_ERROR
+    return _STATUS_KINDS.get(status, ErrorKind.INVALID_REQUEST)
+
+
+def _status_code(exc: BaseException) -> int | None:
+    for holder in (exc, getattr(exc, "response", None)):
+        for name in ("status_code", "status"):
+            status = getattr(holder, name, None)
+            if isinstance(status, int) and 100 <= status <= 599:
+                return status
+    return None
+
+
+_LANGCHAIN_KINDS: tuple[tuple[type[lc.ModelError], ErrorKind], ...] = (
+    (lc.ModelRateLimitError, ErrorKind.RATE_LIMIT),
+    (lc.ModelTimeoutError, ErrorKind.TIMEOUT),
+    (lc.ModelConnectionError, ErrorKind.CONNECTION),
+    (lc.ModelAPIError, ErrorKind.SERVER_ERROR),
+    (lc.ModelAuthenticationError, ErrorKind.AUTHENTICATION),
+    (lc.ModelPermissionDeniedError, ErrorKind.PERMISSION),
+    (lc.ModelNotFoundError, ErrorKind.NOT_FOUND),
+    (lc.ModelInvalidRequestError, ErrorKind.INVALID_REQUEST),
+)
+
+
+def _langchain_kind(exc: BaseException) -> ErrorKind | None:
+    if not isinstance(exc, lc.ModelError):
+        return None
+    for cls, kind in _LANGCHAIN_KINDS:
+        if isinstance(exc, cls):
+            return kind
+    return ErrorKind.SERVER_ERROR if exc.is_retryable else ErrorKind.INVALID_REQUEST
+
+
+def _transport_kind(exc: BaseException) -> ErrorKind | None:
+    if not isinstance(exc, (httpx2.TransportError, OSError, ssl.SSLError)):
+        return None
+    if _is_misconfigured(exc):
+        return ErrorKind.CONFIGURATION
+    # TimeoutError is asyncio's too, and langchain-openai's StreamChunkTimeoutError
+    if isinstance(exc, (httpx2.TimeoutException, TimeoutError)):
+        return ErrorKind.TIMEOUT
+    if isinstance(exc, (httpx2.TransportError, ConnectionError, ssl.SSLError)):
+        return ErrorKind.CONNECTION
+    return None
+
+
+# Wrong in the program or on the machine: the next attempt meets it again.
+_MISCONFIGURED = (
+    httpx2.UnsupportedProtocol,
+    httpx2.LocalProtocolError,
+    httpx2.InvalidURL,
+    ssl.SSLCertVerificationError,
+)
+
+
+def _is_misconfigured(exc: BaseException) -> bool:
+    seen: set[int] = set()
+    link: BaseException | None = exc
+    while link is not None and id(link) not in seen:
+        if isinstance(link, _MISCONFIGURED):
+            return True
+        seen.add(id(link))
+        link = link.__cause__ or link.__context__
+    return False

@@ -1,0 +1,101 @@
+"""Retry a stream as long as nothing of it was handed on.
+
+The first chunk with content ends the retrying: from then on an error passes through, because a second
+attempt would repeat what the caller has seen. Does not judge whether a stream ended well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TypeVar
+
+from lc_service import clock
+from lc_service.retry.policy import Attempts, RetryEvent, RetryWithExponentialBackoff
+
+T = TypeVar("T")
+
+
+def _anything(_: object) -> bool:
+    return True
+
+
+def retry_stream(
+    policy: RetryWithExponentialBackoff,
+    open_stream: Callable[[], Iterator[T]],
+    on_wait: Callable[[RetryEvent], None] | None = None,
+    has_content: Callable[[T], bool] = _anything,
+) -> Iterator[T]:
+    """Yield the chunks of the first stream that gets as far as a chunk with content.
+
+    Chunks before that one (a role, an id) are held back until it comes, so that a stream that dies right
+    after its opening is still retried unseen.
+
+    Args:
+        policy: When and how often to try again.
+        open_stream: Starts one attempt.
+        on_wait: Told before each wait.
+        has_content: Whether a chunk shows the caller anything.
+    """
+    attempts = Attempts(policy)
+    while True:
+        held: list[T] = []
+        stream: Iterator[T] | None = None
+        try:
+            try:
+                stream = open_stream()
+                for chunk in stream:
+                    held.append(chunk)
+                    if has_content(chunk):
+                        break
+            except Exception as error:
+                event = attempts.next_wait(error)
+                if event is None:
+                    raise
+            else:
+                attempts.succeed()
+                yield from held
+                yield from stream
+                return
+        finally:
+            if (close := getattr(stream, "close", None)) is not None:
+                close()
+        if on_wait is not None:
+            on_wait(event)
+        clock.sleep(event.wait_seconds)
+
+
+async def aretry_stream(  # noqa: C901  the twin of retry_stream, line by line
+    policy: RetryWithExponentialBackoff,
+    open_stream: Callable[[], AsyncIterator[T]],
+    on_wait: Callable[[RetryEvent], Awaitable[None]] | None = None,
+    has_content: Callable[[T], bool] = _anything,
+) -> AsyncIterator[T]:
+    """Yield the chunks of the first stream that gets as far as a chunk with content; as `retry_stream`."""
+    attempts = Attempts(policy)
+    while True:
+        held: list[T] = []
+        stream: AsyncIterator[T] | None = None
+        try:
+            try:
+                stream = open_stream()
+                async for chunk in stream:
+                    held.append(chunk)
+                    if has_content(chunk):
+                        break
+            except Exception as error:
+                event = attempts.next_wait(error)
+                if event is None:
+                    raise
+            else:
+                attempts.succeed()
+                for chunk in held:
+                    yield chunk
+                async for chunk in stream:
+                    yield chunk
+                return
+        finally:
+            if (aclose := getattr(stream, "aclose", None)) is not None:
+                await aclose()
+        if on_wait is not None:
+            await on_wait(event)
+        await clock.async_sleep(event.wait_seconds)
