@@ -13,12 +13,12 @@ import orjson
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lc_service.simulator import chat, embeddings, reply
+from lc_service.simulator import chat, embeddings, reply, responses
 from lc_service.simulator.bill import Bill
 from lc_service.simulator.engine import Endpoint, Engine, request_id
 from lc_service.simulator.errors import ApiError
 from lc_service.simulator.exchange import JSON, Exchange
-from lc_service.simulator.prompt import read_chat
+from lc_service.simulator.prompt import read_chat, read_responses
 
 MODELS = (
     "gpt-4.1", "gpt-4.1-mini", "gpt-4.1-nano", "gpt-4o", "gpt-4o-mini", "gpt-5", "gpt-5-mini",
@@ -35,6 +35,14 @@ ENDPOINTS = {
         plain=chat.completion,
         events=chat.chunks,
         error_event=chat.error_event,
+    ),
+    "/v1/responses": Endpoint(
+        operation="chat",
+        read=read_responses,
+        answer=reply.compose,
+        plain=responses.response,
+        events=responses.events,
+        error_event=responses.error_event,
     ),
     "/v1/embeddings": Endpoint(
         operation="embeddings",

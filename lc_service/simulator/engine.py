@@ -122,6 +122,24 @@ class _Job:
         return self.fault is not None and self.fault.kind in kinds
 
 
+@dataclass(slots=True)
+class _Sent:
+    """What of a stream has been sent."""
+
+    events: int = 0
+    chunks: int = 0
+    tokens: int = 0
+
+    def add(self, event: StreamEvent) -> None:
+        self.events += 1
+        self.tokens += event.tokens
+        self.chunks += event.tokens > 0
+
+    def is_enough_for(self, fault: Fault | None) -> bool:
+        has_count = fault is not None and fault.kind != "no_finish"
+        return fault is not None and has_count and self.chunks >= fault.after_chunks
+
+
 class Engine:
     """Takes requests to their end; owns bill, journal, limits and faults.
 
@@ -278,57 +296,51 @@ class Engine:
         await self._send_ok(job, JSON, body)
 
     async def _stream(self, job: _Job, answer: Answer) -> None:
-        exchange, endpoint = job.exchange, job.endpoint
-        assert endpoint.events is not None  # noqa: S101  # streamed is set only where it streams
+        exchange, write = job.exchange, job.endpoint.events
+        assert write is not None  # noqa: S101  # streamed is set only where it streams
         job.entry.status = 200
         await exchange.start(200, [SSE, (b"cache-control", b"no-cache"), *job.headers])
+        sent = _Sent()
         has_early_end = job.has_fault(*_ENDS_EARLY)
-        stop_after = None
-        if job.fault is not None and has_early_end and job.fault.kind != "no_finish":
-            stop_after = job.fault.after_chunks
-        tokens = count = 0
         is_complete = False
-        for event in endpoint.events(answer, job.entry.number):
-            if count == stop_after or (event.is_end and has_early_end):
-                break
+        for event in write(answer, job.entry.number):
+            if has_early_end and (event.is_end or sent.is_enough_for(job.fault)):
+                await self._end_early(job, answer, sent)
+                return
             if event.is_end and not is_complete:
                 is_complete = True
                 self._charge(job, answer.usage)
-            if (event.tokens and count and not await self._pause(exchange)) or exchange.is_gone:
+            if event.tokens and sent.chunks:
+                await self._pause(exchange)
+            if exchange.is_gone:
                 if not is_complete:
-                    self._abandon(job, answer.usage_after(tokens))
+                    self._abandon(job, answer.usage_after(sent.tokens))
                 return
             await exchange.send_part(event.data)
-            tokens += event.tokens
-            count += event.tokens > 0
-        if has_early_end:
-            await self._end_early(job, answer, tokens, count)
-            return
+            sent.add(event)
         self.script.served(job.digest)
         await exchange.finish()
 
-    async def _pause(self, exchange: Exchange) -> bool:
-        delay = self.settings.chunk_delay_seconds
-        return await exchange.wait(delay) if delay > 0 else True
+    async def _pause(self, exchange: Exchange) -> None:
+        if self.settings.chunk_delay_seconds > 0:
+            await exchange.wait(self.settings.chunk_delay_seconds)
 
-    async def _end_early(self, job: _Job, answer: Answer, tokens: int, chunks: int) -> None:
+    async def _end_early(self, job: _Job, answer: Answer, sent: _Sent) -> None:
         """End a stream as its fault says, after what was sent."""
-        if job.has_fault("no_finish"):
+        fault, exchange, write = job.fault, job.exchange, job.endpoint.error_event
+        assert fault is not None  # noqa: S101
+        if fault.kind == "no_finish":
             self._charge(job, answer.usage, interrupted=True)
-            await job.exchange.finish()
-            return
-        if not job.has_fault("error_event"):
-            self._charge(job, answer.usage_after(tokens), interrupted=True)
+            await exchange.finish()
+        elif fault.kind != "error_event":
+            self._charge(job, answer.usage_after(sent.tokens), interrupted=True)
             await self._break_off(job)
-            return
-        if chunks:
-            self._charge(job, answer.usage_after(tokens), interrupted=True)
-        write = job.endpoint.error_event
-        assert job.fault is not None  # noqa: S101
-        assert write is not None  # noqa: S101
-        error = fault_error(job.fault, job.entry.model, self.settings.context_window_tokens, tokens)
-        await job.exchange.send_part(write(error, chunks))
-        await job.exchange.finish()
+        elif write is not None:
+            if sent.chunks:
+                self._charge(job, answer.usage_after(sent.tokens), interrupted=True)
+            error = fault_error(fault, job.entry.model, self.settings.context_window_tokens, 0)
+            await exchange.send_part(write(error, sent.events))
+            await exchange.finish()
 
     async def _break_off(self, job: _Job) -> None:
         if job.fault is not None and job.fault.kind == "stall":

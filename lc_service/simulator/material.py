@@ -55,7 +55,7 @@ class Material:
 
     @cached_property
     def names(self) -> list[str]:
-        """Quoted strings and capitalised runs, in order; sentence openers only for want of others."""
+        """Quoted strings, else capitalised runs, else keywords; a sentence's first word only last."""
         quoted = [a or b for a, b in _QUOTED.findall(self.text)]
         if quoted:
             return quoted
@@ -65,7 +65,8 @@ class Material:
             for match in _NAME.finditer(sentence):
                 is_opener = match.start() == 0 and " " not in match.group()
                 (openers if is_opener else names).append(match.group())
-        return names or openers
+        known = {name.lower() for name in openers}
+        return names or [word for word in self.keywords if word not in known] or openers
 
     @cached_property
     def numbers(self) -> list[float]:
