@@ -125,10 +125,7 @@ def classify(exc: BaseException) -> Verdict:
     An exception that says nothing of a model call is `UNKNOWN` and not transient. Thread-safe.
     """
     kind = _kind(exc)
-    response = getattr(exc, "response", None)
-    headers = getattr(response, "headers", None)
-    if not isinstance(headers, Mapping):
-        headers = {}
+    headers = _headers(exc)
     is_transient = kind in _TRANSIENT
     match headers.get("x-should-retry"):
         case "true" if kind in (ErrorKind.INVALID_REQUEST, ErrorKind.UNKNOWN):
@@ -142,6 +139,14 @@ def classify(exc: BaseException) -> Verdict:
         status_code=_status_code(exc),
         request_id=headers.get("x-request-id"),
     )
+
+
+def _headers(exc: BaseException) -> Mapping[str, Any]:
+    for holder in (getattr(exc, "response", None), exc):  # aiohttp's errors carry them themselves
+        headers = getattr(holder, "headers", None)
+        if isinstance(headers, Mapping):
+            return headers
+    return {}
 
 
 def _kind(exc: BaseException) -> ErrorKind:
@@ -177,7 +182,7 @@ def _openai_kind(exc: BaseException) -> ErrorKind | None:
     if isinstance(exc, openai.APIResponseValidationError):
         return ErrorKind.MALFORMED
     if isinstance(exc, openai.APIStatusError):
-        return _code_kind(exc) or _STATUS_KINDS.get(exc.status_code) or _status_kind(exc)
+        return _code_kind(exc) or _status_kind(exc)
     if isinstance(exc, openai.APIConnectionError):
         if _is_misconfigured(exc):
             return ErrorKind.CONFIGURATION
@@ -209,13 +214,16 @@ def _code_kind(exc: openai.APIError) -> ErrorKind | None:
     """Read the error body's code, then its type: they tell apart what one status mixes."""
     is_status = isinstance(exc, openai.APIStatusError)
     # A 429 for a request above the whole minute's limit: no wait makes it fit.
-    if "Request too large" in exc.message and (not is_status or _status_code(exc) == 429):
+    if "Request too large" in str(exc.message) and (not is_status or _status_code(exc) == 429):
         return ErrorKind.REQUEST_TOO_LARGE
     for word in (exc.code, exc.type):
-        kind = _CODE_KINDS.get(word or "")
+        kind = _CODE_KINDS.get(str(word))  # servers send any JSON here, also what cannot be hashed
         # invalid_request_error is also the type of errors whose status says more
         if kind is not None and not (kind is ErrorKind.INVALID_REQUEST and is_status):
             return kind
+    # vLLM and OpenRouter put the HTTP status they could no longer send into a stream's error event
+    if not is_status and str(exc.code).isdecimal():
+        return _kind_of_status(int(str(exc.code)))
     return None
 
 
@@ -234,7 +242,11 @@ _STATUS_KINDS = {
 def _status_kind(exc: BaseException) -> ErrorKind | None:
     """Read an HTTP status wherever an exception carries one: openai, httpx, requests, aiohttp."""
     status = _status_code(exc)
-    if status is None or status < 400:
+    return None if status is None else _kind_of_status(status)
+
+
+def _kind_of_status(status: int) -> ErrorKind | None:
+    if not 400 <= status <= 599:
         return None
     if status >= 500:
         return ErrorKind.SERVER_ERROR
@@ -272,14 +284,16 @@ def _langchain_kind(exc: BaseException) -> ErrorKind | None:
 
 
 def _transport_kind(exc: BaseException) -> ErrorKind | None:
-    if not isinstance(exc, (httpx2.TransportError, OSError, ssl.SSLError)):
+    if not isinstance(exc, (httpx2.RequestError, OSError)):
         return None
     if _is_misconfigured(exc):
         return ErrorKind.CONFIGURATION
+    if isinstance(exc, httpx2.DecodingError):  # a compressed body that broke off
+        return ErrorKind.MALFORMED
     # TimeoutError is asyncio's too, and langchain-openai's StreamChunkTimeoutError
     if isinstance(exc, (httpx2.TimeoutException, TimeoutError)):
         return ErrorKind.TIMEOUT
-    if isinstance(exc, (httpx2.TransportError, ConnectionError, ssl.SSLError)):
+    if isinstance(exc, (httpx2.RequestError, ConnectionError, ssl.SSLError)):
         return ErrorKind.CONNECTION
     return None
 
@@ -289,6 +303,7 @@ _MISCONFIGURED = (
     httpx2.UnsupportedProtocol,
     httpx2.LocalProtocolError,
     httpx2.InvalidURL,
+    httpx2.TooManyRedirects,
     ssl.SSLCertVerificationError,
 )
 
@@ -300,5 +315,6 @@ def _is_misconfigured(exc: BaseException) -> bool:
         if isinstance(link, _MISCONFIGURED):
             return True
         seen.add(id(link))
-        link = link.__cause__ or link.__context__
+        # Causes only: the context may be an earlier failure that the program was handling (a fallback).
+        link = link.__cause__
     return False
