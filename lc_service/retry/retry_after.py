@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from lc_service import clock
@@ -46,7 +47,8 @@ def parse_duration(text: str) -> float | None:
     """Return the seconds in a duration such as `6m0s`, `1.2s` or `350ms`, or None where it is none."""
     if not _DURATION.fullmatch(text.strip()):
         return None
-    return sum(float(n) * _UNIT_SECONDS[unit] for n, unit in _DURATION_PART.findall(text))
+    seconds = sum(float(n) * _UNIT_SECONDS[unit] for n, unit in _DURATION_PART.findall(text))
+    return seconds if math.isfinite(seconds) else None
 
 
 def _reset_seconds(headers: Mapping[str, str]) -> float | None:
@@ -68,7 +70,9 @@ def _number(value: str | None) -> float | None:
 
 def _http_date(value: str) -> float | None:
     try:
-        return parsedate_to_datetime(value).timestamp()
+        date = parsedate_to_datetime(value)
+        # asctime's form names no zone, and HTTP dates are always in UTC (RFC 9110, 5.6.7)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
 
