@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, ParamSpec, TypeVar, get_args
@@ -99,10 +100,12 @@ class RetryWithExponentialBackoff:
             or self.max_retries < 0
         ):
             raise ValueError(f"max_retries must be a whole number of at least 0, not {self.max_retries!r}.")
-        if not (math.isfinite(self.multiplier) and self.multiplier >= 1):
+        if not (_is_number(self.multiplier) and 1 <= self.multiplier < math.inf):
             raise ValueError(f"multiplier must be a finite number of at least 1, not {self.multiplier!r}.")
         if self.jitter not in get_args(Jitter):
             raise ValueError(f"jitter must be one of {', '.join(get_args(Jitter))}, not {self.jitter!r}.")
+        if self.retry_on is not None and not _is_retry_on(self.retry_on):
+            raise ValueError(f"retry_on must be a tuple of types or a predicate, not {self.retry_on!r}.")
 
     def execute(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `func(*args, **kwargs)` until it succeeds or must not be tried again.
@@ -120,8 +123,18 @@ class RetryWithExponentialBackoff:
         return await aretry_call(self, lambda: func(*args, **kwargs))
 
 
+def _is_retry_on(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(isinstance(item, type) for item in value)
+    return callable(value) and not isinstance(value, type)  # a lone class would say yes to every error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _require_seconds(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+    if not (_is_number(value) and 0 <= value < math.inf):
         raise ValueError(f"{name} must be a finite number of seconds of at least 0, not {value!r}.")
 
 
@@ -238,8 +251,16 @@ class Attempts:
             return
         try:
             self._policy.on_retry(event)
-        except Exception:
-            logger.exception("on_retry hook failed; the retry goes on")
+        except Exception as hook_error:  # noqa: BLE001  a hook's failure is not the call's
+            # The place, but no text of it: a traceback prints the failed attempt's error along with it,
+            # and that may quote what was sent.
+            place = traceback.extract_tb(hook_error.__traceback__)[-1]
+            logger.error(  # noqa: TRY400
+                "on_retry hook failed with %s in %s:%s; the retry goes on",
+                type(hook_error).__name__,
+                place.filename,
+                place.lineno,
+            )
 
 
 def _may_retry(policy: RetryWithExponentialBackoff, error: Exception, verdict: Verdict) -> bool:
