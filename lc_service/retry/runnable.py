@@ -6,10 +6,13 @@ retried until its first chunk. A `ReliableChatOpenAI` retries inside itself: it 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import itertools
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBinding, RunnableBindingBase
@@ -46,13 +49,16 @@ def with_retry(
     attempts after the first are tagged `retry:attempt:N`.
 
     Keep the retried part small: put this around the step that fails, not around a chain with a model in it
-    that retries already. `ReliableChatOpenAI` and its bindings get the policy inside instead.
+    that retries already. `ReliableChatOpenAI` and its bindings get the policy inside instead, and what
+    this function returned before gets the new policy in place of its old one.
 
     Args:
         runnable: Any runnable.
         policy: When and how often to try again; the default policy where None.
     """
     policy = policy or RetryWithExponentialBackoff()
+    if isinstance(runnable, RunnableRetryWithBackoff):
+        return runnable.model_copy(update={"policy": policy})
     if _retries_inside(runnable):
         return runnable.with_retry(retry=policy)  # type: ignore[call-arg]
     return RunnableRetryWithBackoff(bound=runnable, policy=policy)
@@ -110,14 +116,15 @@ class RunnableRetryWithBackoff(RunnableBindingBase[Input, Output]):  # type: ign
         input: Input,  # noqa: A002
         config: RunnableConfig | None = None,
         **kwargs: Any,
-    ) -> AsyncIterator[Output]:
+    ) -> AsyncGenerator[Output]:
         """Stream, retried until the first chunk."""
 
         async def inputs() -> AsyncIterator[Input]:
             yield input
 
-        async for chunk in self.atransform(inputs(), config, **kwargs):
-            yield chunk
+        async with aclosing(self.atransform(inputs(), config, **kwargs)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     def transform(
         self,
@@ -133,10 +140,12 @@ class RunnableRetryWithBackoff(RunnableBindingBase[Input, Output]):  # type: ign
         input: AsyncIterator[Input],  # noqa: A002
         config: RunnableConfig | None = None,
         **kwargs: Any,
-    ) -> AsyncIterator[Output]:
+    ) -> AsyncGenerator[Output]:
         """Transform, retried until the first chunk; what was read of the input is kept until then."""
-        async for chunk in self._atransform_stream_with_config(input, self._atransform, config, **kwargs):
-            yield chunk
+        outputs = self._atransform_stream_with_config(input, self._atransform, config, **kwargs)
+        async with aclosing(cast("AsyncGenerator[Output]", outputs)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     def _invoke(
         self,
@@ -179,9 +188,10 @@ class RunnableRetryWithBackoff(RunnableBindingBase[Input, Output]):  # type: ign
             self.policy,
             lambda: super(RunnableRetryWithBackoff, self).transform(iter(replay), next(configs), **kwargs),
             lambda event: run_manager.on_retry(retry_call_state(event)),
+            can_reopen=lambda: not replay.is_broken,
         )
 
-    async def _atransform(
+    def _atransform(
         self,
         input_: AsyncIterator[Input],
         run_manager: AsyncCallbackManagerForChainRun,
@@ -190,12 +200,12 @@ class RunnableRetryWithBackoff(RunnableBindingBase[Input, Output]):  # type: ign
     ) -> AsyncIterator[Output]:
         configs = _attempt_configs(config, run_manager)
         replay = _AsyncReplay(input_)
-        async for chunk in aretry_stream(
+        return aretry_stream(
             self.policy,
             lambda: super(RunnableRetryWithBackoff, self).atransform(aiter(replay), next(configs), **kwargs),
             lambda event: run_manager.on_retry(retry_call_state(event)),
-        ):
-            yield chunk
+            can_reopen=lambda: not replay.is_broken,
+        )
 
 
 def _attempt_configs(
@@ -208,38 +218,59 @@ def _attempt_configs(
 
 
 class _Replay(Generic[T]):
-    """An iterator that can be read from its beginning again, for the next attempt."""
+    """An iterator that can be read from its beginning again, for the next attempt.
+
+    Its source cannot: once that has raised, `is_broken` says that nothing more will come of it, and what
+    was read so far must not be taken for the whole input. The lock is for a RunnableParallel inside: a
+    branch of the attempt that failed may still be reading.
+    """
 
     def __init__(self, source: Iterator[T]) -> None:
+        self.is_broken = False
         self._source = source
         self._read: list[T] = []
+        self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[T]:
-        position = 0
-        while True:
-            if position == len(self._read):
-                try:
-                    self._read.append(next(self._source))
-                except StopIteration:
+        for position in itertools.count():
+            with self._lock:
+                if position == len(self._read) and not self._read_on():
                     return
             yield self._read[position]
-            position += 1
+
+    def _read_on(self) -> bool:
+        try:
+            self._read.append(next(self._source))
+        except StopIteration:
+            return False
+        except BaseException:
+            self.is_broken = True
+            raise
+        return True
 
 
 class _AsyncReplay(Generic[T]):
     """`_Replay` for an async iterator."""
 
     def __init__(self, source: AsyncIterator[T]) -> None:
+        self.is_broken = False
         self._source = source
         self._read: list[T] = []
+        self._lock = asyncio.Lock()
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        position = 0
-        while True:
-            if position == len(self._read):
-                try:
-                    self._read.append(await anext(self._source))
-                except StopAsyncIteration:
+        for position in itertools.count():
+            async with self._lock:
+                if position == len(self._read) and not await self._read_on():
                     return
             yield self._read[position]
-            position += 1
+
+    async def _read_on(self) -> bool:
+        try:
+            self._read.append(await anext(self._source))
+        except StopAsyncIteration:
+            return False
+        except BaseException:
+            self.is_broken = True
+            raise
+        return True

@@ -19,11 +19,16 @@ def _anything(_: object) -> bool:
     return True
 
 
+def _always() -> bool:
+    return True
+
+
 def retry_stream(
     policy: RetryWithExponentialBackoff,
     open_stream: Callable[[], Iterator[T]],
     on_wait: Callable[[RetryEvent], None] | None = None,
     has_content: Callable[[T], bool] = _anything,
+    can_reopen: Callable[[], bool] = _always,
 ) -> Iterator[T]:
     """Yield the chunks of the first stream that gets as far as a chunk with content.
 
@@ -35,6 +40,7 @@ def retry_stream(
         open_stream: Starts one attempt.
         on_wait: Told before each wait.
         has_content: Whether a chunk shows the caller anything.
+        can_reopen: Asked after a failure: whether `open_stream` can still start from the beginning.
     """
     attempts = Attempts(policy)
     while True:
@@ -48,7 +54,7 @@ def retry_stream(
                     if has_content(chunk):
                         break
             except Exception as error:
-                event = attempts.next_wait(error)
+                event = attempts.next_wait(error) if can_reopen() else None
                 if event is None:
                     raise
             else:
@@ -69,6 +75,7 @@ async def aretry_stream(  # noqa: C901  the twin of retry_stream, line by line
     open_stream: Callable[[], AsyncIterator[T]],
     on_wait: Callable[[RetryEvent], Awaitable[None]] | None = None,
     has_content: Callable[[T], bool] = _anything,
+    can_reopen: Callable[[], bool] = _always,
 ) -> AsyncIterator[T]:
     """Yield the chunks of the first stream that gets as far as a chunk with content; as `retry_stream`."""
     attempts = Attempts(policy)
@@ -83,7 +90,7 @@ async def aretry_stream(  # noqa: C901  the twin of retry_stream, line by line
                     if has_content(chunk):
                         break
             except Exception as error:
-                event = attempts.next_wait(error)
+                event = attempts.next_wait(error) if can_reopen() else None
                 if event is None:
                     raise
             else:
