@@ -3,7 +3,8 @@
     langchain_core ModelError
     ├── TruncatedResponseError      the end of the answer never came; what did come is in `.partial`
     └── ModelAPIError
-        └── MalformedResponseError  a 200 that is not an answer (also a ValueError, as LangChain raises)
+        ├── MalformedResponseError  a 200 that is not an answer (also a ValueError, as LangChain raises)
+        └── ResponseFailedError     the Responses API's "failed" (also a ValueError, as LangChain raises)
 
 Everything else is raised as it came: `openai.*Error`, LangChain's `ModelError` family, transport errors.
 `classify` reads all of them; it never looks into prompts or answers, and it raises nothing.
@@ -54,6 +55,22 @@ class MalformedResponseError(lc.ModelAPIError, ValueError):
 
     Typically a proxy's HTML page or a broken JSON body. The body is not repeated in the message.
     """
+
+
+class ResponseFailedError(lc.ModelAPIError, ValueError):
+    """Raise when the Responses API reports that it could not finish an answer.
+
+    Attributes:
+        code: The API's error code, such as `server_error` or `rate_limit_exceeded`, or None.
+    """
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.is_retryable = _CODE_KINDS.get(code or "", ErrorKind.SERVER_ERROR) in _TRANSIENT
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, {"code": self.code})
 
 
 def _rebuild(cls: type[Exception], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception:
@@ -163,6 +180,8 @@ def _own_kind(exc: BaseException) -> ErrorKind | None:
         return ErrorKind.TRUNCATED
     if isinstance(exc, MalformedResponseError) or _is_unreadable_200(exc):
         return ErrorKind.MALFORMED
+    if isinstance(exc, ResponseFailedError):
+        return _CODE_KINDS.get(exc.code or "", ErrorKind.SERVER_ERROR)
     return None
 
 

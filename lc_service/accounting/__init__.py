@@ -1,0 +1,1 @@
+"""What calls used: values, reports, and the callback handlers that fill them."""

@@ -1,0 +1,277 @@
+"""`ReliableChatOpenAI`: LangChain's ChatOpenAI with the retry inside.
+
+Everything ChatOpenAI does stays: tools, structured output, streaming, batches, agents. One policy takes the
+place of the SDK's retries and of `RunnableRetry`. Does not limit the rate and does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Self
+
+import openai
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_openai import ChatOpenAI
+from pydantic import Field, InstanceOf, model_validator
+
+from lc_service.models import http
+from lc_service.models.pipeline import (
+    awhole_stream,
+    has_content,
+    known,
+    mark_malformed,
+    require_end,
+    whole_stream,
+)
+from lc_service.retry.policy import (
+    Jitter,
+    RetryEvent,
+    RetryOn,
+    RetryWithExponentialBackoff,
+    aretry_call,
+    retry_call,
+    retry_call_state,
+)
+from lc_service.retry.stream import aretry_stream, retry_stream
+
+
+class ReliableChatOpenAI(ChatOpenAI):
+    """ChatOpenAI that retries the right way and never passes a partial answer off as whole.
+
+    Takes all of ChatOpenAI's arguments. What differs:
+
+    - `retry` decides about retries; the SDK's own are off. `max_retries=N` is short for a default policy with
+      N retries. Invoke and its batches retry until an answer is whole; a stream until its first content.
+    - Without a `timeout`, the SDK's default holds (600 s for an answer, 5 s to connect); ChatOpenAI waits
+      for ever. `timeout=None`, said explicitly, still means no limit.
+    - `stream_usage` is on whatever the base URL; `stream_usage=False` is for servers that refuse it.
+    - Asynchronous connections belong to the event loop that opened them and are closed with it.
+    - It can be pickled; the copy opens its own connections.
+
+    Safe to share between threads, tasks and event loops.
+
+    Args:
+        retry: When and how often to try again.
+
+    Raises:
+        TruncatedResponseError: The end of an answer never came; what came is in `.partial`.
+        MalformedResponseError: A 200 that is no API answer.
+        openai.OpenAIError: Everything else, as ChatOpenAI raises it.
+
+    Example:
+        >>> from langchain_core.prompts import ChatPromptTemplate
+        >>> model = ReliableChatOpenAI(model="gpt-5.4-mini", api_key="sk-...")
+        >>> chain = ChatPromptTemplate.from_template("Say hello to {name}.") | model
+    """
+
+    retry: InstanceOf[RetryWithExponentialBackoff] = Field(
+        default_factory=RetryWithExponentialBackoff, exclude=True
+    )
+    stream_usage: bool | None = True
+
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        """Serialise as the ChatOpenAI this is, so that LangChain's cache and `load` know it."""
+        return [*cls.get_lc_namespace(), "ChatOpenAI"]
+
+    def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
+        """Serialise under ChatOpenAI's name too: what was cached for it is found."""
+        serialized = super().to_json()
+        if serialized["type"] == "constructor" and self.name is None:
+            serialized["name"] = "ChatOpenAI"
+        return serialized
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_max_retries(cls, values: Any) -> Any:
+        """Read ChatOpenAI's `max_retries` as the policy's."""
+        if not isinstance(values, dict) or values.get("max_retries") is None:
+            return values
+        if "retry" in values:
+            raise ValueError(
+                "Give either max_retries or retry, not both: retry has a max_retries of its own."
+            )
+        return values | {"retry": RetryWithExponentialBackoff(max_retries=values["max_retries"])}
+
+    @model_validator(mode="after")
+    def _own_clients(self) -> Self:
+        """Switch the SDK's retries off, give it a timeout, and bind async connections to their loop."""
+        options: dict[str, Any] = {"max_retries": 0}
+        if "request_timeout" not in self.model_fields_set:
+            options["timeout"] = openai.DEFAULT_TIMEOUT
+        if isinstance(self.root_client, openai.OpenAI):
+            self.root_client = self.root_client.with_options(**options)
+            self.client = self.root_client.chat.completions
+        if isinstance(self.root_async_client, openai.AsyncOpenAI):
+            if (http_client := self._loop_bound_client()) is not None:
+                options["http_client"] = http_client
+            self.root_async_client = self.root_async_client.with_options(**options)
+            self.async_client = self.root_async_client.chat.completions
+        return self
+
+    def _loop_bound_client(self) -> http.LoopBoundAsyncClient | None:
+        """Return the async HTTP client to use, or None where the caller brought one."""
+        if self.openai_proxy:
+            return http.proxied_async_client(self.openai_proxy)
+        if self.http_async_client is not None:
+            return None
+        if self.http_socket_options:
+            return http.socket_options_async_client(list(self.http_socket_options))
+        return http.default_async_client()
+
+    def with_retry(  # type: ignore[override]
+        self,
+        *,
+        retry: RetryWithExponentialBackoff | None = None,
+        retry_if_exception_type: RetryOn | None = None,
+        wait_exponential_jitter: bool | None = None,
+        exponential_jitter_params: Mapping[str, float] | None = None,
+        stop_after_attempt: int | None = None,
+    ) -> Self:
+        """Return a model of the same class with another policy: it binds tools and serves agents as before.
+
+        Args:
+            retry: The new policy; or LangChain's own arguments, which change the present one:
+            retry_if_exception_type: Types or a predicate, see `RetryWithExponentialBackoff.retry_on`.
+            wait_exponential_jitter: False takes the jitter away; the waits stay.
+            exponential_jitter_params: `initial`, `max` and `exp_base`; `jitter` is not needed here.
+            stop_after_attempt: Attempts in all, the first one included.
+
+        Raises:
+            ValueError: `retry` was given together with LangChain's arguments, or a value is out of range.
+        """
+        changes: dict[str, Any] = {}
+        if retry_if_exception_type is not None:
+            changes["retry_on"] = retry_if_exception_type
+        if wait_exponential_jitter is not None:
+            changes["jitter"] = _jitter(self.retry, wait_exponential_jitter)
+        for name, value in (exponential_jitter_params or {}).items():
+            if name in _POLICY_NAMES:
+                changes[_POLICY_NAMES[name]] = value
+        if stop_after_attempt is not None:
+            changes["max_retries"] = stop_after_attempt - 1
+        if retry is not None and changes:
+            raise ValueError(f"Give with_retry either retry or LangChain's arguments, not both ({changes}).")
+        return self.model_copy(update={"retry": retry or replace(self.retry, **changes)})
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy, without the serialised form that LangChain's cache would take for the copy's own."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("_serialized", None)
+        return copy
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave out the clients: sockets and locks cannot travel."""
+        state = super().__getstate__()
+        fields = {name: value for name, value in state["__dict__"].items() if name != "_serialized"}
+        fields |= dict.fromkeys(_CLIENT_FIELDS)
+        if self.openai_proxy:  # made from it, not the caller's
+            fields |= {"http_client": None, "http_async_client": None}
+        return {**state, "__dict__": fields}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        validators: Any = self  # pydantic's validators stay callable; its types do not say so
+        validators.validate_environment()
+        validators._own_clients()  # noqa: SLF001
+
+    def _create_chat_result(
+        self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
+    ) -> ChatResult:
+        try:
+            return super()._create_chat_result(response, generation_info)
+        except (KeyError, TypeError, ValueError) as error:
+            mark_malformed(error)
+            raise
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        generate = super()._generate
+
+        def attempt() -> ChatResult:
+            try:
+                return require_end(generate(messages, stop, run_manager, **kwargs))
+            except Exception as error:  # noqa: BLE001  raised again, with its own cause
+                raise known(error)  # noqa: B904
+
+        return retry_call(self.retry, attempt, _tell(run_manager))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        generate = super()._agenerate
+
+        async def attempt() -> ChatResult:
+            try:
+                return require_end(await generate(messages, stop, run_manager, **kwargs))
+            except Exception as error:  # noqa: BLE001  raised again, with its own cause
+                raise known(error)  # noqa: B904
+
+        return await aretry_call(self.retry, attempt, _atell(run_manager))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        stream = super()._stream
+
+        def attempt() -> Iterator[ChatGenerationChunk]:
+            return whole_stream(lambda: stream(messages, stop, run_manager, **kwargs))
+
+        yield from retry_stream(self.retry, attempt, _tell(run_manager), has_content)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        stream = super()._astream
+
+        def attempt() -> AsyncIterator[ChatGenerationChunk]:
+            return awhole_stream(lambda: stream(messages, stop, run_manager, **kwargs))
+
+        async for chunk in aretry_stream(self.retry, attempt, _atell(run_manager), has_content):
+            yield chunk
+
+
+_CLIENT_FIELDS = ("client", "async_client", "root_client", "root_async_client")
+# LangChain's names for the policy's numbers; its `jitter` is an extra wait, for which ours has no use
+_POLICY_NAMES = {"initial": "initial_delay", "max": "max_delay", "exp_base": "multiplier"}
+
+
+def _jitter(policy: RetryWithExponentialBackoff, has_jitter: bool) -> Jitter:
+    if not has_jitter:
+        return "none"
+    return "full" if policy.jitter == "none" else policy.jitter
+
+
+def _tell(run_manager: CallbackManagerForLLMRun | None) -> Callable[[RetryEvent], None] | None:
+    if run_manager is None:
+        return None
+    return lambda event: run_manager.on_retry(retry_call_state(event))
+
+
+def _atell(
+    run_manager: AsyncCallbackManagerForLLMRun | None,
+) -> Callable[[RetryEvent], Awaitable[None]] | None:
+    if run_manager is None:
+        return None
+    return lambda event: run_manager.on_retry(retry_call_state(event))

@@ -1,0 +1,130 @@
+"""HTTP clients that belong to an event loop and are closed with it.
+
+A connection cannot outlive the loop it was opened in: a client shared between loops sends a request, fails
+to read its answer, and sends (and pays for) it again (langchain#35783). Knows nothing of OpenAI's API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import urllib.request
+from collections.abc import AsyncGenerator, Callable
+from functools import lru_cache
+from ssl import SSLContext
+from typing import Any
+
+import httpx2
+import openai
+
+
+class LoopBoundAsyncClient(httpx2.AsyncClient):
+    """An async client for the OpenAI SDK that keeps one real client for each running event loop.
+
+    The real client is made at a loop's first request and closed when that loop shuts down
+    (`asyncio.run`, `asyncio.Runner`, uvicorn: whoever calls `loop.shutdown_asyncgens`). `aclose` closes the
+    running loop's client only; the next request opens a new one. Safe to share between threads.
+
+    Args:
+        make_client: Makes the real client; called in the loop that will use it.
+    """
+
+    def __init__(self, make_client: Callable[[], httpx2.AsyncClient]) -> None:
+        # This object only builds requests. A transport of its own would load certificates and read the
+        # proxy environment for nothing.
+        super().__init__(transport=_NoTransport(), trust_env=False)
+        self._make_client = make_client
+        self._bound: dict[asyncio.AbstractEventLoop, tuple[httpx2.AsyncClient, AsyncGenerator[None]]] = {}
+
+    async def send(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
+        """Send `request` with the running loop's client; arguments as `httpx2.AsyncClient.send`."""
+        bound = self._bound.get(asyncio.get_running_loop())
+        client = bound[0] if bound is not None else await self._bind()
+        return await client.send(request, **kwargs)
+
+    async def aclose(self) -> None:
+        """Close the running loop's client."""
+        bound = self._bound.pop(asyncio.get_running_loop(), None)
+        if bound is not None:
+            await bound[1].aclose()
+
+    async def _bind(self) -> httpx2.AsyncClient:
+        loop = asyncio.get_running_loop()
+        # A loop that was closed without a shutdown took its sockets with it.
+        for stale in [other for other in list(self._bound) if other.is_closed()]:
+            self._bound.pop(stale, None)
+        client = self._make_client()
+        guard = self._close_with_loop(loop, client)
+        self._bound[loop] = (client, guard)
+        await anext(guard)
+        return client
+
+    async def _close_with_loop(
+        self, loop: asyncio.AbstractEventLoop, client: httpx2.AsyncClient
+    ) -> AsyncGenerator[None]:
+        """Wait as a started async generator: a loop closes all of those when it shuts down."""
+        try:
+            yield
+        finally:
+            self._bound.pop(loop, None)
+            await client.aclose()
+
+
+class _NoTransport(httpx2.AsyncBaseTransport):
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        raise RuntimeError(f"no request is sent from here, not even to {request.url.host}")
+
+
+def default_async_client() -> LoopBoundAsyncClient:
+    """Return the process's shared async client for the proxy and certificate settings of this moment."""
+    return _shared_async_client(_environment())
+
+
+def proxied_async_client(proxy: str) -> LoopBoundAsyncClient:
+    """Return an async client that sends everything through `proxy` (a URL)."""
+    return LoopBoundAsyncClient(lambda: openai.DefaultAsyncHttpxClient(proxy=proxy))
+
+
+def socket_options_async_client(options: list[tuple[int, int, int]]) -> LoopBoundAsyncClient:
+    """Return an async client whose sockets get `options`, as `socket.setsockopt` takes them."""
+
+    def make_client() -> httpx2.AsyncClient:
+        limits = openai.DEFAULT_CONNECTION_LIMITS
+        transport = httpx2.AsyncHTTPTransport(socket_options=options, limits=limits)
+        return openai.DefaultAsyncHttpxClient(transport=transport)
+
+    return LoopBoundAsyncClient(make_client)
+
+
+_CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_Environment = tuple[tuple[str, str], ...]
+
+
+def _environment() -> _Environment:
+    """Return what of the environment a client depends on, so that a change of it gets a client of its own."""
+    certificates = {name: os.environ[name] for name in _CERTIFICATE_VARIABLES if name in os.environ}
+    return tuple(sorted((urllib.request.getproxies() | certificates).items()))
+
+
+def _has_proxy(environment: _Environment) -> bool:
+    return any(name not in (*_CERTIFICATE_VARIABLES, "no") for name, _ in environment)
+
+
+@lru_cache(maxsize=16)
+def _shared_async_client(environment: _Environment) -> LoopBoundAsyncClient:
+    # aiohttp halves the CPU of a call. Proxies from the environment stay with the default client, which
+    # also speaks SOCKS and honours NO_PROXY.
+    has_aiohttp = importlib.util.find_spec("aiohttp") is not None
+    make = (
+        openai.DefaultAioHttpClient
+        if has_aiohttp and not _has_proxy(environment)
+        else openai.DefaultAsyncHttpxClient
+    )
+    return LoopBoundAsyncClient(lambda: make(verify=_ssl_context(environment)))
+
+
+@lru_cache(maxsize=16)
+def _ssl_context(_: _Environment) -> SSLContext:
+    """Load the certificates once, not for every loop: it takes about as long as ten calls."""
+    return httpx2.create_ssl_context()

@@ -1,0 +1,196 @@
+"""One attempt: what came back is judged here, before anybody sees it.
+
+Whatever ends an attempt leaves as an answer that is whole or as an exception of a known class.
+Does not retry and does not wait: that is the policy's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import reduce
+from operator import add
+from typing import cast
+
+import httpx2
+import openai
+from langchain_core.exceptions import ModelError
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_openai.chat_models.base import OpenAIConnectionError, OpenAITimeoutError
+
+from lc_service.retry.errors import (
+    ErrorKind,
+    MalformedResponseError,
+    ResponseFailedError,
+    TruncatedResponseError,
+    classify,
+)
+
+# What LangChain raises when it reads a body that is no API answer, before it looks at any content.
+_READING_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
+_MALFORMED_MARK = "_lc_service_malformed"
+
+
+def mark_malformed(error: Exception) -> None:
+    """Note on `error` that it came of reading a response body, not of building a request."""
+    setattr(error, _MALFORMED_MARK, True)
+
+
+def known(error: Exception) -> Exception:
+    """Return `error` as an exception of a known class: itself, or one that names it as its cause."""
+    if isinstance(error, (openai.OpenAIError, ModelError)):
+        return error
+    if isinstance(error, httpx2.TransportError):
+        return _caused(_transport_error(error), error)
+    if (failure := _responses_failure(error)) is not None:
+        return _caused(failure, error)
+    if _is_malformed(error):
+        # No cause: the reader's own words quote the body.
+        return _caused(MalformedResponseError(f"A 200 that is no API answer ({type(error).__name__})."), None)
+    return error
+
+
+def _caused(error: Exception, cause: Exception | None) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def _is_malformed(error: Exception) -> bool:
+    if getattr(error, _MALFORMED_MARK, False) or isinstance(error, json.JSONDecodeError):
+        return True
+    # langchain-openai hangs the HTTP response on what it could not read (contract-tested). A pydantic
+    # ValidationError is a ValueError too, but is about the answer's content: the caller's schema.
+    has_response = isinstance(getattr(error, "response", None), httpx2.Response)
+    return has_response and type(error) in _READING_ERRORS
+
+
+def _transport_error(error: httpx2.TransportError) -> openai.APIConnectionError:
+    try:
+        request = error.request
+    except RuntimeError:  # the transport did not say which
+        request = httpx2.Request("POST", "https://unknown.invalid")
+    if isinstance(error, httpx2.TimeoutException):
+        return OpenAITimeoutError(request)
+    return OpenAIConnectionError(message=f"Connection error ({type(error).__name__}).", request=request)
+
+
+# The words in which LangChain puts the Responses API's failures: a ValueError around the error object, or its
+# text, or "code: message" (contract-tested).
+_FAILURE = re.compile(r"ResponseError\(code='(\w+)'|([a-z_]+): |Response \S+ failed\.")
+
+
+def _responses_failure(error: Exception) -> ResponseFailedError | None:
+    if type(error) is not ValueError or not (failure := _FAILURE.match(str(error))):
+        return None
+    return ResponseFailedError(str(error), code=failure[1] or failure[2])
+
+
+def require_end(result: ChatResult) -> ChatResult:
+    """Return `result`, or raise `TruncatedResponseError` where one of its choices was never finished.
+
+    A Chat Completions choice ends with a finish_reason; a Responses answer is unfinished while `in_progress`.
+    """
+    for generation in result.generations:
+        info, message = generation.generation_info or {}, generation.message
+        is_chat = "finish_reason" in info
+        is_open = message.response_metadata.get("status") == "in_progress"
+        if info.get("finish_reason") is None if is_chat else is_open:
+            raise TruncatedResponseError(
+                "The answer has no finish_reason: its end never came.", partial=cast("AIMessage", message)
+            )
+    return result
+
+
+_FINAL_STATUSES = frozenset({"completed", "incomplete", "failed", "cancelled"})
+
+
+def _is_end(chunk: ChatGenerationChunk) -> bool:
+    """Whether a chunk announces the end: a finish_reason, or a Responses answer's final status."""
+    if (chunk.generation_info or {}).get("finish_reason") is not None:
+        return True
+    return chunk.message.response_metadata.get("status") in _FINAL_STATUSES
+
+
+def has_content(chunk: ChatGenerationChunk) -> bool:
+    """Whether a chunk shows the caller anything: text, a tool call, reasoning, a refusal, an end."""
+    message = chunk.message
+    return bool(
+        message.content
+        or getattr(message, "tool_call_chunks", None)
+        or message.additional_kwargs
+        or _is_end(chunk)
+    )
+
+
+class StreamEnd:
+    """Watch one streamed attempt and judge its end. Belongs to that attempt."""
+
+    def __init__(self) -> None:
+        self._chunks: list[ChatGenerationChunk] = []
+        self._has_end = False
+
+    def see(self, chunk: ChatGenerationChunk) -> None:
+        """Take note of a chunk on its way to the caller."""
+        self._chunks.append(chunk)
+        self._has_end = self._has_end or _is_end(chunk)
+
+    def close(self) -> None:
+        """Raise unless the end of the answer came."""
+        if self._has_end:
+            return
+        if not self._chunks:
+            raise MalformedResponseError("The stream ended without a single chunk.")
+        raise TruncatedResponseError(
+            f"The stream closed after {len(self._chunks)} chunks with no finish_reason.",
+            partial=self._partial(),
+        )
+
+    def failure(self, error: Exception) -> Exception:
+        """Return what `error` means at this point of the stream."""
+        if self._has_end or not any(map(has_content, self._chunks)):
+            if self._chunks and not self._has_end and type(error) in _READING_ERRORS:
+                mark_malformed(error)
+            return known(error)
+        if classify(error).kind in (ErrorKind.REFUSED_ANSWER, ErrorKind.CONTEXT_OVERFLOW):
+            return known(error)
+        broken = TruncatedResponseError(
+            f"The stream broke after {len(self._chunks)} chunks ({type(error).__name__}).",
+            partial=self._partial(),
+        )
+        return _caused(broken, error)
+
+    def _partial(self) -> AIMessageChunk:
+        return cast("AIMessageChunk", reduce(add, (chunk.message for chunk in self._chunks)))
+
+
+def whole_stream(open_stream: Callable[[], Iterator[ChatGenerationChunk]]) -> Iterator[ChatGenerationChunk]:
+    """Yield the chunks of one streamed attempt, and raise where its end does not come.
+
+    Raises:
+        TruncatedResponseError: The stream broke, or closed with no finish_reason, after content had come.
+        Exception: It broke before: of a known class.
+    """
+    end = StreamEnd()
+    try:
+        for chunk in open_stream():
+            end.see(chunk)
+            yield chunk
+    except Exception as error:  # noqa: BLE001  raised again, with its own cause
+        raise end.failure(error)  # noqa: B904
+    end.close()
+
+
+async def awhole_stream(
+    open_stream: Callable[[], AsyncIterator[ChatGenerationChunk]],
+) -> AsyncIterator[ChatGenerationChunk]:
+    """Yield the chunks of one streamed attempt, and raise where its end does not come; as `whole_stream`."""
+    end = StreamEnd()
+    try:
+        async for chunk in open_stream():
+            end.see(chunk)
+            yield chunk
+    except Exception as error:  # noqa: BLE001  raised again, with its own cause
+        raise end.failure(error)  # noqa: B904
+    end.close()
