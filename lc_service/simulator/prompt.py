@@ -20,7 +20,10 @@ from lc_service.simulator.tokens import (
     count_tokens,
 )
 
-ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+ROLES = ("assistant", "developer", "function", "system", "tool", "user")
+
+MAX_CHOICES = 128
+"""Answers one request may ask for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,14 +103,20 @@ def read_chat(request: Mapping[str, Any]) -> Prompt:
         limit = request.get("max_tokens")
     stop = request.get("stop")
     effort = request.get("reasoning_effort")
+    choice_count = _positive(request.get("n"), "n") or 1
+    if choice_count > MAX_CHOICES:
+        raise ApiError(
+            400, f"Invalid 'n': integer above maximum value. Expected a value <= {MAX_CHOICES}, "
+            f"but got {choice_count} instead.", param="n", code="integer_above_max_value",
+        )  # fmt: skip
     return _prompt(
         request,
         read,
         schema,
         _positive(limit, "max_completion_tokens"),
         effort,
-        choice_count=_positive(request.get("n"), "n") or 1,
-        stop=tuple(s for s in ([stop] if isinstance(stop, str) else stop or ()) if isinstance(s, str) and s),
+        choice_count=choice_count,
+        stop=_strings(stop),
     )
 
 
@@ -200,7 +209,7 @@ def _read_message(message: object, index: int) -> Message:
     role = message.get("role")
     if role not in ROLES:
         raise ApiError(400, f"Invalid value: {role!r}. Supported values are: "
-                       f"{', '.join(sorted(ROLES))}.", param=f"messages[{index}].role",
+                       f"{', '.join(ROLES)}.", param=f"messages[{index}].role",
                        code="invalid_value")  # fmt: skip
     called: list[str] = []
     tokens = 0
@@ -271,7 +280,7 @@ def _read_tool_choice(
             return ("required", names) if allowed.get("mode") == "required" else ("auto", names)
         name = _function_of(choice).get("name")
         return "required", (name,) if isinstance(name, str) else ()
-    if choice in {"any", "required"}:
+    if choice in ("any", "required"):  # it may be any JSON, lists too
         return "required", ()
     return ("none", ()) if choice == "none" else ("auto", ())
 
@@ -297,6 +306,11 @@ def _positive(value: object, param: str) -> int | None:
                        f"1, but got {value} instead.", param=param,
                        code="integer_below_min_value")  # fmt: skip
     return value
+
+
+def _strings(given: object) -> tuple[str, ...]:
+    several = given if isinstance(given, list) else [given]
+    return tuple(item for item in several if isinstance(item, str) and item)
 
 
 def _function_of(tool: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,12 +7,14 @@ streamed answers and the bill are made of the same thing. It knows no wire forma
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 
 from lc_service.simulator.bill import Usage
+from lc_service.simulator.errors import ApiError
 from lc_service.simulator.material import CJK_ENDS, Material
 from lc_service.simulator.prompt import Message, Prompt, Tool
 from lc_service.simulator.schema import make_value
@@ -146,7 +148,7 @@ def _choice(context: _Context, variant: int) -> Choice:
 def _write(context: _Context, variant: int) -> str:
     schema = context.prompt.json_schema
     if schema:
-        return _dumps(make_value(schema, context.material, variant))
+        return _fill(schema, context.material, variant)
     if schema is not None:
         return _dumps(_free_object(context, variant))
     if context.result is not None:
@@ -225,8 +227,16 @@ def _stem(word: str) -> str:
 
 
 def _call(tool: Tool, material: Material, variant: int) -> ToolCall:
-    value = make_value({"type": "object", **tool.parameters}, material, variant)
-    return ToolCall(name=tool.name, pieces=tuple(split_tokens(_dumps(value))))
+    arguments = _fill({"type": "object", **tool.parameters}, material, variant)
+    return ToolCall(name=tool.name, pieces=tuple(split_tokens(arguments)))
+
+
+def _fill(schema: Mapping[str, Any], material: Material, variant: int) -> str:
+    try:
+        return _dumps(make_value(schema, material, variant))
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        # whatever a schema gets wrong, keyword by keyword, is its author's mistake: a 400
+        raise ApiError(400, f"Invalid schema: {error}", code="invalid_json_schema") from error
 
 
 def _fit_calls(calls: list[ToolCall], room: int | None, reasoning: int) -> Choice:

@@ -171,11 +171,11 @@ class _Maker:
 
     def make_item(self, item: Mapping[str, Any], name: str, variant: int, depth: int, made: list[Any]) -> Any:
         value = self.make(item, name or "keyword", variant, depth + 1)
-        if value in made and self.kind_of(item) == "string" and "const" not in item:
+        if value not in made or {"const", "default", "format", "pattern"} & item.keys():
+            return value
+        if self.kind_of(item) == "string":
             words = [word for word in self.material.keywords if word not in made]
-            value = _fit_length(words[0] if words else f"item {len(made) + 1}", item)
-        elif value in made and isinstance(value, int) and not isinstance(value, bool):
-            value = max(v for v in made if isinstance(v, int)) + int(item.get("multipleOf", 1))
+            return _fit_length(words[0] if words else f"item {len(made) + 1}", item)
         return value
 
     def make_number(self, schema: Mapping[str, Any], variant: int, *, is_integer: bool) -> float:
