@@ -241,7 +241,7 @@ def _code_kind(exc: openai.APIError) -> ErrorKind | None:
         if kind is not None and not (kind is ErrorKind.INVALID_REQUEST and is_status):
             return kind
     # vLLM and OpenRouter put the HTTP status they could no longer send into a stream's error event
-    if not is_status and str(exc.code).isdecimal():
+    if not is_status and len(str(exc.code)) == 3 and str(exc.code).isdecimal():
         return _kind_of_status(int(str(exc.code)))
     return None
 
@@ -328,12 +328,18 @@ _MISCONFIGURED = (
 
 
 def _is_misconfigured(exc: BaseException) -> bool:
+    """Look for one of them in `exc` and in what it was raised from.
+
+    httpcore drops the cause and keeps the error it wraps as its argument. An implicit context counts for
+    nothing: it may be an earlier failure that the program was handling, say with a fallback.
+    """
     seen: set[int] = set()
-    link: BaseException | None = exc
-    while link is not None and id(link) not in seen:
+    links = [exc]
+    while links:
+        link = links.pop()
         if isinstance(link, _MISCONFIGURED):
             return True
-        seen.add(id(link))
-        # Causes only: the context may be an earlier failure that the program was handling (a fallback).
-        link = link.__cause__
+        if id(link) not in seen:
+            seen.add(id(link))
+            links += [each for each in (link.__cause__, *link.args) if isinstance(each, BaseException)]
     return False
