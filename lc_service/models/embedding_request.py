@@ -1,0 +1,147 @@
+"""One embedding request: retried by itself, checked against its input, told to LangChain's callbacks.
+
+Stands where OpenAIEmbeddings keeps the SDK's `embeddings` resource, so that each chunk of a long list is
+retried alone. Does not split texts into chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import openai
+from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
+from langchain_core.outputs import LLMResult
+from langchain_core.runnables.config import RunnableConfig, ensure_config
+from openai.types import CreateEmbeddingResponse
+
+from lc_service.models.pipeline import known, mark_malformed
+from lc_service.retry.errors import MalformedResponseError
+from lc_service.retry.policy import RetryWithExponentialBackoff, aretry_call, retry_call, retry_call_state
+
+_SERIALIZED = {"lc": 1, "type": "not_implemented", "id": ["lc_service", "ReliableOpenAIEmbeddings"]}
+
+
+class RetriedEmbeddings:
+    """The SDK's synchronous `embeddings` resource with the retry inside; thread-safe."""
+
+    def __init__(
+        self,
+        resource: openai.resources.Embeddings,
+        policy: RetryWithExponentialBackoff,
+        callbacks: Any = None,
+    ) -> None:
+        self.resource = resource
+        self._policy = policy
+        self._callbacks = callbacks
+
+    def create(self, *, input: Any, model: str, **kwargs: Any) -> CreateEmbeddingResponse:  # noqa: A002
+        """Request embeddings; arguments as the SDK's `create`.
+
+        Raises:
+            MalformedResponseError: The answer has not one vector for each input.
+            openai.OpenAIError: As the SDK raises it.
+        """
+        manager = CallbackManager.configure(local_callbacks=self._callbacks, **_inherited(ensure_config()))
+        (run,) = manager.on_llm_start(_SERIALIZED, [_describe(input)], invocation_params={"model": model})
+
+        def attempt() -> CreateEmbeddingResponse:
+            try:
+                return _checked(self.resource.create(input=input, model=model, **kwargs), input)
+            except Exception as error:  # noqa: BLE001  raised again, with its own cause
+                raise _known(error)  # noqa: B904
+
+        try:
+            response = retry_call(self._policy, attempt, lambda event: run.on_retry(retry_call_state(event)))
+        except BaseException as error:
+            run.on_llm_error(error)
+            raise
+        run.on_llm_end(_llm_result(response))
+        return response
+
+
+class AsyncRetriedEmbeddings:
+    """The SDK's asynchronous `embeddings` resource with the retry inside; loop-safe."""
+
+    def __init__(
+        self,
+        resource: openai.resources.AsyncEmbeddings,
+        policy: RetryWithExponentialBackoff,
+        callbacks: Any = None,
+    ) -> None:
+        self.resource = resource
+        self._policy = policy
+        self._callbacks = callbacks
+
+    async def create(self, *, input: Any, model: str, **kwargs: Any) -> CreateEmbeddingResponse:  # noqa: A002
+        """Request embeddings; as `RetriedEmbeddings.create`."""
+        manager = AsyncCallbackManager.configure(
+            local_callbacks=self._callbacks, **_inherited(ensure_config())
+        )
+        (run,) = await manager.on_llm_start(
+            _SERIALIZED, [_describe(input)], invocation_params={"model": model}
+        )
+
+        async def attempt() -> CreateEmbeddingResponse:
+            try:
+                return _checked(await self.resource.create(input=input, model=model, **kwargs), input)
+            except Exception as error:  # noqa: BLE001  raised again, with its own cause
+                raise _known(error)  # noqa: B904
+
+        try:
+            response = await aretry_call(
+                self._policy, attempt, lambda event: run.on_retry(retry_call_state(event))
+            )
+        except BaseException as error:
+            await run.on_llm_error(error)
+            raise
+        await run.on_llm_end(_llm_result(response))
+        return response
+
+
+def _inherited(config: RunnableConfig) -> dict[str, Any]:
+    """Take the callbacks of the chain step that embeds: Embeddings get no config of their own."""
+    return {
+        "inheritable_callbacks": config.get("callbacks"),
+        "inheritable_tags": config.get("tags"),
+        "inheritable_metadata": config.get("metadata"),
+    }
+
+
+def _describe(texts: Any) -> str:
+    """Say what is embedded without quoting it: a chunk can be a thousand documents."""
+    return f"{_input_count(texts)} texts to embed"
+
+
+def _input_count(texts: Any) -> int:
+    is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
+    # a list of integers is one text in tokens
+    return len(texts) if is_list and texts and not isinstance(texts[0], int) else 1
+
+
+def _checked(response: CreateEmbeddingResponse, texts: Any) -> CreateEmbeddingResponse:
+    """Return `response` in the order of its inputs, which is what its `index` means."""
+    count = _input_count(texts)
+    if len(response.data) != count:
+        raise MalformedResponseError(f"The server sent {len(response.data)} embeddings for {count} texts.")
+    response.data.sort(key=lambda embedding: embedding.index or 0)
+    return response
+
+
+def _known(error: Exception) -> Exception:
+    # What the SDK says where the body is a page or has no data; a wrong argument is a TypeError.
+    if isinstance(error, AttributeError) or str(error) == "No embedding data received":
+        mark_malformed(error)
+    return known(error)
+
+
+def _llm_result(response: CreateEmbeddingResponse) -> LLMResult:
+    usage = getattr(response, "usage", None)
+    return LLMResult(
+        generations=[],
+        llm_output={
+            "token_usage": usage.model_dump() if usage is not None else None,
+            "model_name": response.model,
+            "operation": "embeddings",
+        },
+    )

@@ -1,0 +1,137 @@
+"""`ReliableOpenAIEmbeddings`: LangChain's OpenAIEmbeddings with the retry inside, and without a download.
+
+A failed chunk is retried alone, every vector belongs to its text, and usage reaches the callbacks.
+Does not need a tokenizer: texts are sent as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import openai
+from langchain_openai import OpenAIEmbeddings
+from pydantic import Field, InstanceOf, model_validator
+
+from lc_service.models import http
+from lc_service.models.embedding_request import AsyncRetriedEmbeddings, RetriedEmbeddings
+from lc_service.retry.policy import RetryWithExponentialBackoff
+
+_CLIENT_FIELDS = ("client", "async_client")
+
+
+class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
+    """OpenAIEmbeddings that retries each request by itself and counts it.
+
+    Takes all of OpenAIEmbeddings' arguments. What differs:
+
+    - `retry` decides about retries; the SDK's own are off. `max_retries=N` is short for a default policy with
+      N retries, `retry_min_seconds` and `retry_max_seconds` are not used.
+    - A vector goes to the text that its `index` names; an answer with too few or too many is retried.
+    - Each request is a run for LangChain's callbacks: those of the chain step it happens in, `callbacks`, and
+      trackers. Its texts are not shown to them.
+    - Texts are sent as text, so no tokenizer file is downloaded. A text above twice `embedding_ctx_length`
+      bytes is split there, and the vectors of its parts are averaged by their length.
+    - Without a `timeout`, the SDK's default holds (600 s for an answer, 5 s to connect).
+
+    Safe to share between threads, tasks and event loops; can be pickled.
+
+    Args:
+        retry: When and how often to try again.
+        callbacks: LangChain callback handlers, or a manager, for every request of this object.
+
+    Raises:
+        MalformedResponseError: A 200 that is no API answer, or has not one vector for each text.
+        openai.OpenAIError: Everything else, as the SDK raises it.
+    """
+
+    retry: InstanceOf[RetryWithExponentialBackoff] = Field(
+        default_factory=RetryWithExponentialBackoff, exclude=True
+    )
+    callbacks: Any = Field(default=None, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_max_retries(cls, values: Any) -> Any:
+        """Read OpenAIEmbeddings' `max_retries` as the policy's."""
+        if not isinstance(values, dict) or values.get("max_retries") is None:
+            return values
+        if "retry" in values:
+            raise ValueError(
+                "Give either max_retries or retry, not both: retry has a max_retries of its own."
+            )
+        return values | {"retry": RetryWithExponentialBackoff(max_retries=values["max_retries"])}
+
+    @model_validator(mode="after")
+    def _own_clients(self) -> Self:
+        """Put the retry where the SDK's resources were; done again for a copy with another policy."""
+        options: dict[str, Any] = {"max_retries": 0}
+        if "request_timeout" not in self.model_fields_set:
+            options["timeout"] = openai.DEFAULT_TIMEOUT
+        resource = getattr(self.client, "resource", self.client)
+        if isinstance(resource, openai.resources.Embeddings):
+            sdk = resource._client.with_options(**options)  # noqa: SLF001  contract-tested
+            self.client = RetriedEmbeddings(sdk.embeddings, self.retry, self.callbacks)
+        aresource = getattr(self.async_client, "resource", self.async_client)
+        if isinstance(aresource, openai.resources.AsyncEmbeddings):
+            if self.openai_proxy:
+                options["http_client"] = http.proxied_async_client(self.openai_proxy)
+            elif self.http_async_client is None:
+                options["http_client"] = http.default_async_client()
+            asdk = aresource._client.with_options(**options)  # noqa: SLF001  contract-tested
+            self.async_client = AsyncRetriedEmbeddings(asdk.embeddings, self.retry, self.callbacks)
+        return self
+
+    def with_retry(self, retry: RetryWithExponentialBackoff) -> Self:
+        """Return embeddings of the same class with another policy."""
+        return self.model_copy(update={"retry": retry})
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy; the copy's requests follow the copy's policy and callbacks."""
+        copy = super().model_copy(update=update, deep=deep)
+        _validators(copy)._own_clients()  # noqa: SLF001
+        return copy
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave out the clients: sockets and locks cannot travel."""
+        state = super().__getstate__()
+        fields = state["__dict__"] | dict.fromkeys(_CLIENT_FIELDS)
+        if self.openai_proxy:  # made from it, not the caller's
+            fields |= {"http_client": None, "http_async_client": None}
+        return {**state, "__dict__": fields}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        _validators(self).validate_environment()
+        _validators(self)._own_clients()  # noqa: SLF001
+
+    def _tokenize(
+        self, texts: list[str], chunk_size: int
+    ) -> tuple[range, list[list[int] | str], list[int], list[int]]:
+        """Split texts by bytes, so that OpenAIEmbeddings needs no tokenizer file; see there for the shape."""
+        if not self.tiktoken_enabled:  # the caller asked for a HuggingFace tokenizer
+            return super()._tokenize(texts, chunk_size)  # type: ignore[return-value]
+        parts = [(index, part) for index, text in enumerate(texts) for part in self._parts(text)]
+        pieces: list[list[int] | str] = [part for _, part in parts]
+        counts = [len(part.encode()) // _BYTES_A_TOKEN + 1 for _, part in parts]
+        return range(0, len(parts), chunk_size), pieces, [index for index, _ in parts], counts
+
+    def _parts(self, text: str) -> Iterator[str]:
+        limit_bytes = self.embedding_ctx_length * _BYTES_A_TOKEN
+        data = text.encode()
+        start = 0
+        while start < len(data):
+            end = min(start + limit_bytes, len(data))
+            while end < len(data) and data[end] & 0xC0 == 0x80:  # inside a character
+                end -= 1
+            yield data[start:end].decode()
+            start = end
+
+
+# Prose takes 3 to 5 bytes a token in any language; only encoded data comes near 2.
+_BYTES_A_TOKEN = 2
+
+
+def _validators(embeddings: ReliableOpenAIEmbeddings) -> Any:
+    """Return `embeddings` as pydantic leaves it: its validators stay callable, its types do not say so."""
+    return embeddings
