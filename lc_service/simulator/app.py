@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lc_service.simulator import chat, embeddings, reply, responses
 from lc_service.simulator.bill import Bill
-from lc_service.simulator.engine import Endpoint, Engine, request_id
+from lc_service.simulator.endpoint import Endpoint
+from lc_service.simulator.engine import Engine, request_id
 from lc_service.simulator.errors import ApiError
 from lc_service.simulator.exchange import JSON, Exchange
 from lc_service.simulator.prompt import read_chat, read_responses

@@ -13,27 +13,14 @@ from typing import Any, Literal
 import orjson
 
 from lc_service.simulator.errors import ApiError
+from lc_service.simulator.message import Message, dicts, function_of, message_of, read_item, read_message
 from lc_service.simulator.tokens import (
-    MEDIA_TOKENS,
-    MESSAGE_TOKENS,
     PRIMING_TOKENS,
     count_tokens,
 )
 
-ROLES = ("assistant", "developer", "function", "system", "tool", "user")
-
 MAX_CHOICES = 128
 """Answers one request may ask for."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Message:
-    """One message: who said what, which tools it called or whose result it is."""
-
-    role: str
-    text: str = ""
-    called_tools: tuple[str, ...] = ()
-    tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +78,7 @@ def read_chat(request: Mapping[str, Any]) -> Prompt:
             400, "Missing required parameter: 'messages'.", param="messages",
             code="missing_required_parameter",
         )  # fmt: skip
-    read = [_read_message(message, index) for index, message in enumerate(messages)]
+    read = [read_message(message, index) for index, message in enumerate(messages)]
     form = request.get("response_format")
     schema = None
     if isinstance(form, dict):
@@ -126,11 +113,11 @@ def read_responses(request: Mapping[str, Any]) -> Prompt:
     messages: list[Message] = []
     instructions = request.get("instructions")
     if isinstance(instructions, str) and instructions:
-        messages.append(_message("system", instructions))
+        messages.append(message_of("system", instructions))
     if isinstance(given, str):
-        messages.append(_message("user", given))
+        messages.append(message_of("user", given))
     elif isinstance(given, list) and given:
-        messages += [_read_item(item) for item in _dicts(given)]
+        messages += [read_item(item) for item in dicts(given)]
     else:
         raise ApiError(
             400, "Missing required parameter: 'input'.", param="input",
@@ -202,66 +189,9 @@ def _reasoning_tokens(model: str, effort: object) -> int:
     return _EFFORT_TOKENS.get(effort, 0) if is_reasoning and isinstance(effort, str) else 0
 
 
-def _read_message(message: object, index: int) -> Message:
-    if not isinstance(message, dict):
-        raise ApiError(400, f"Invalid type for 'messages[{index}]': expected an object.",
-                       param=f"messages[{index}]", code="invalid_type")  # fmt: skip
-    role = message.get("role")
-    if role not in ROLES:
-        raise ApiError(400, f"Invalid value: {role!r}. Supported values are: "
-                       f"{', '.join(ROLES)}.", param=f"messages[{index}].role",
-                       code="invalid_value")  # fmt: skip
-    called: list[str] = []
-    tokens = 0
-    for call in _dicts(message.get("tool_calls")):
-        function = _function_of(call)
-        called.append(str(function.get("name") or ""))
-        tokens += count_tokens(called[-1]) + count_tokens(str(function.get("arguments") or ""))
-    return _message(str(role), message.get("content"), tuple(called), tokens)
-
-
-def _read_item(item: Mapping[str, Any]) -> Message:
-    kind = item.get("type", "message")
-    if kind == "function_call":
-        name = str(item.get("name") or "")
-        tokens = count_tokens(name) + count_tokens(str(item.get("arguments") or ""))
-        return _message("assistant", None, (name,), tokens)
-    if kind == "function_call_output":
-        return _message("tool", item.get("output"))
-    if kind == "message":
-        return _message(str(item.get("role") or "user"), item.get("content"))
-    return _message("assistant", None)  # reasoning and built-in tools leave no text
-
-
-def _message(role: str, content: object, called: tuple[str, ...] = (), call_tokens: int = 0) -> Message:
-    if isinstance(content, str):
-        text, media = content, 0
-    else:
-        text, media = _read_parts(content)
-    return Message(
-        role=role,
-        text=text,
-        called_tools=called,
-        tokens=MESSAGE_TOKENS + count_tokens(text) + media * MEDIA_TOKENS + call_tokens,
-    )
-
-
-def _read_parts(content: object) -> tuple[str, int]:
-    """Return the text of a list of content parts, and how many parts are not text."""
-    texts: list[str] = []
-    media = 0
-    for part in content if isinstance(content, list) else ():
-        text = part.get("text", part.get("refusal")) if isinstance(part, dict) else part
-        if isinstance(text, str):
-            texts.append(text)
-        else:
-            media += 1
-    return "\n".join(texts), media
-
-
 def _read_tools(tools: object) -> Iterable[Tool]:
-    for tool in _dicts(tools):
-        function = _function_of(tool)  # chat nests the function, responses lays it flat
+    for tool in dicts(tools):
+        function = function_of(tool)  # chat nests the function, responses lays it flat
         name = function.get("name")
         if isinstance(name, str) and name:
             parameters = function.get("parameters")
@@ -278,7 +208,7 @@ def _read_tool_choice(
             names = tuple(tool.name for tool in _read_tools(allowed.get("tools")))
             # allowed but not required: the model may still answer with text
             return ("required", names) if allowed.get("mode") == "required" else ("auto", names)
-        name = _function_of(choice).get("name")
+        name = function_of(choice).get("name")
         return "required", (name,) if isinstance(name, str) else ()
     if choice in ("any", "required"):  # it may be any JSON, lists too
         return "required", ()
@@ -311,12 +241,3 @@ def _positive(value: object, param: str) -> int | None:
 def _strings(given: object) -> tuple[str, ...]:
     several = given if isinstance(given, list) else [given]
     return tuple(item for item in several if isinstance(item, str) and item)
-
-
-def _function_of(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    function = tool.get("function")
-    return function if isinstance(function, dict) else tool
-
-
-def _dicts(items: object) -> list[dict[str, Any]]:
-    return [i for i in items if isinstance(i, dict)] if isinstance(items, list) else []

@@ -16,7 +16,8 @@ import orjson
 from lc_service.simulator.bill import Usage
 from lc_service.simulator.errors import ApiError
 from lc_service.simulator.material import CJK_ENDS, Material
-from lc_service.simulator.prompt import Message, Prompt, Tool
+from lc_service.simulator.message import Message
+from lc_service.simulator.prompt import Prompt, Tool
 from lc_service.simulator.schema import make_value
 from lc_service.simulator.tokens import count_tokens, split_tokens
 

@@ -1,4 +1,4 @@
-"""Run the simulator: uvicorn on a loopback socket, in a thread of its own.
+"""The simulator as its users hold it: a server on a loopback socket, in a thread of its own.
 
 Invariant: it listens on 127.0.0.1 only, stops at once whatever its clients do, and stops by itself
 when its time is over. It holds the public face; `engine` holds the behaviour.
@@ -14,68 +14,23 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self, cast
-
-import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from typing import Self
 
 from lc_service.simulator.app import build_app
 from lc_service.simulator.bill import Bill
 from lc_service.simulator.engine import Engine, EngineSettings
-from lc_service.simulator.exchange import TRANSPORT_KEY
 from lc_service.simulator.faults import Fault, FaultPlan
 from lc_service.simulator.journal import ServedRequest
 from lc_service.simulator.limits import RateLimiter, ServerLimits
+from lc_service.simulator.listener import Listener, new_loop
 from lc_service.simulator.script import FaultScript
 
 _HOST = "127.0.0.1"
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 _START_SECONDS = 10.0
 _STOP_SECONDS = 5.0
-_BACKLOG = 2_048
 
 Faults = Sequence[Fault | str | None] | FaultPlan | None
-
-
-class _Protocol(HttpToolsProtocol):
-    """Uvicorn's protocol, with the transport in the scope: faults need the connection itself."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.access_log = False  # here, so that the process-wide access logger stays untouched
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        cast("dict[str, Any]", self.scope)[TRANSPORT_KEY] = self.transport
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn without its polling main loop, signal handlers and patient shutdown."""
-
-    async def run_until(
-        self, sock: socket.socket, stopping: asyncio.Event, on_started: Callable[[], None]
-    ) -> None:
-        self.config.load()
-        self.lifespan = self.config.lifespan_class(self.config)
-        await self.startup(sockets=[sock])
-        on_started()
-        try:
-            await stopping.wait()
-        finally:
-            await self._close_all()
-
-    async def _close_all(self) -> None:
-        for server in self.servers:
-            server.close()
-        tasks = list(self.server_state.tasks)
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-        await asyncio.sleep(0)
-        if tasks:
-            # the lost connections end them: this is for one that computes, not for one that waits
-            await asyncio.wait(tasks, timeout=0.2)
-        for _ in range(3):  # let the transports report their end before the loop closes
-            await asyncio.sleep(0)
 
 
 class Simulator:
@@ -231,7 +186,7 @@ class Simulator:
 
     def _run(self, sock: socket.socket, ready: concurrent.futures.Future[None]) -> None:
         try:
-            with asyncio.Runner(loop_factory=_new_loop) as runner:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
                 runner.run(self._serve(sock, ready))
         except BaseException as error:  # noqa: BLE001  # start() raises it in its caller's thread
             if not ready.done():
@@ -240,22 +195,11 @@ class Simulator:
             sock.close()
 
     async def _serve(self, sock: socket.socket, ready: concurrent.futures.Future[None]) -> None:
-        config = uvicorn.Config(
-            build_app(self._engine),
-            http=_Protocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            server_header=False,
-            date_header=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=3_600,
-        )
         self._loop = asyncio.get_running_loop()
         stopping = self._stopping = asyncio.Event()
         end = self._loop.call_later(self._max_lifetime_seconds, stopping.set)
         try:
-            await _Server(config).run_until(sock, stopping, lambda: ready.set_result(None))
+            await Listener(build_app(self._engine)).run_until(sock, stopping, lambda: ready.set_result(None))
         finally:
             end.cancel()
 
@@ -320,11 +264,3 @@ def run_simulator(
         while not simulator.wait_until_stopped(0.2):
             pass
     return simulator.bill
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop  # noqa: PLC0415  # not on every platform
-    except ImportError:
-        return asyncio.new_event_loop()
-    return cast("asyncio.AbstractEventLoop", uvloop.new_event_loop())
