@@ -6,11 +6,56 @@ Every public name is importable from here and loaded on first use: `import lc_se
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HOME: dict[str, str] = {}
+if TYPE_CHECKING:
+    from lc_service.accounting.token_counter import TokenCounter, track_usage
+    from lc_service.accounting.usage import TokenUsage, UsageReport
+    from lc_service.models.chat import ReliableChatOpenAI
+    from lc_service.models.embeddings import ReliableOpenAIEmbeddings
+    from lc_service.retry.errors import MalformedResponseError, ResponseFailedError, TruncatedResponseError
+    from lc_service.retry.policy import RetryEvent, RetryWithExponentialBackoff
+    from lc_service.retry.quota import RetryQuota
+    from lc_service.retry.runnable import with_retry
+    from lc_service.service import ConfigurationError, OpenAIService, ServiceSettings
 
-__all__: list[str] = []
+_HOME = {
+    "ConfigurationError": "lc_service.service",
+    "MalformedResponseError": "lc_service.retry.errors",
+    "OpenAIService": "lc_service.service",
+    "ReliableChatOpenAI": "lc_service.models.chat",
+    "ReliableOpenAIEmbeddings": "lc_service.models.embeddings",
+    "ResponseFailedError": "lc_service.retry.errors",
+    "RetryEvent": "lc_service.retry.policy",
+    "RetryQuota": "lc_service.retry.quota",
+    "RetryWithExponentialBackoff": "lc_service.retry.policy",
+    "ServiceSettings": "lc_service.service",
+    "TokenCounter": "lc_service.accounting.token_counter",
+    "TokenUsage": "lc_service.accounting.usage",
+    "TruncatedResponseError": "lc_service.retry.errors",
+    "UsageReport": "lc_service.accounting.usage",
+    "track_usage": "lc_service.accounting.token_counter",
+    "with_retry": "lc_service.retry.runnable",
+}
+
+__all__ = [
+    "ConfigurationError",
+    "MalformedResponseError",
+    "OpenAIService",
+    "ReliableChatOpenAI",
+    "ReliableOpenAIEmbeddings",
+    "ResponseFailedError",
+    "RetryEvent",
+    "RetryQuota",
+    "RetryWithExponentialBackoff",
+    "ServiceSettings",
+    "TokenCounter",
+    "TokenUsage",
+    "TruncatedResponseError",
+    "UsageReport",
+    "track_usage",
+    "with_retry",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,7 +63,9 @@ def __getattr__(name: str) -> Any:
         module = _HOME[name]
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    return getattr(importlib.import_module(module), name)
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

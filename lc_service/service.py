@@ -1,0 +1,347 @@
+"""The front door: `OpenAIService` puts settings, models and counting together.
+
+For programs that want one object; each part of it works alone as well. Holds no logic of its own about
+retries, tokens or the wire.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, TypedDict
+
+from langchain_core.messages import AIMessage, BaseMessage, MessageLikeRepresentation, convert_to_messages
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lc_service import clock
+from lc_service.accounting.token_counter import TokenCounter
+from lc_service.accounting.usage import TokenUsage, UsageReport
+from lc_service.models.chat import ReliableChatOpenAI
+from lc_service.models.embeddings import ReliableOpenAIEmbeddings
+from lc_service.retry.errors import classify
+from lc_service.retry.policy import RetryWithExponentialBackoff
+
+logger = logging.getLogger(__name__)
+
+
+class ConfigurationError(ValueError):
+    """Raise before anything is sent when a setting is missing or wrong; the message names it."""
+
+
+class ServiceSettings(BaseSettings):
+    """Settings from the environment and from a `.env` file in the working directory.
+
+    `OPENAI_API_KEY` and `OPENAI_BASE_URL` as everywhere; all others begin with `LC_SERVICE_`, for instance
+    `LC_SERVICE_MODEL`. An argument to `OpenAIService` comes before the environment, that before the file.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="LC_SERVICE_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+    )
+
+    api_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("OPENAI_API_KEY", "LC_SERVICE_API_KEY"), description="API key."
+    )
+    base_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("OPENAI_BASE_URL", "OPENAI_API_BASE", "LC_SERVICE_BASE_URL"),
+        description="URL of the API; OpenAI's own where it is not set.",
+    )
+    model: str = Field("gpt-5.4-mini", min_length=1, description="Chat model.")
+    embedding_model: str = Field("text-embedding-3-small", min_length=1, description="Embedding model.")
+    temperature: float | None = Field(None, ge=0, le=2, description="Sampling temperature.")
+    timeout_seconds: float | None = Field(None, gt=0, description="Time an attempt may take; 600 by default.")
+    initial_delay: float = Field(1.0, ge=0, description="Seconds before the first retry.")
+    max_delay: float = Field(60.0, ge=0, description="The longest single wait, in seconds.")
+    max_retries: int = Field(5, ge=0, description="Retries after the first attempt.")
+    deadline_seconds: float | None = Field(None, gt=0, description="The longest a call may take in all.")
+
+    @classmethod
+    def load(cls, **arguments: Any) -> ServiceSettings:
+        """Read the settings, with `arguments` (those that are not None) in place of what is found.
+
+        Raises:
+            ConfigurationError: A value is wrong; the message names the argument or variable and
+                repeats no value.
+        """
+        given = {name: value for name, value in arguments.items() if value is not None}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            problems = "; ".join(f"{_origin(item['loc'], given)}: {item['msg']}" for item in error.errors())
+            raise ConfigurationError(f"Wrong setting: {problems}.") from None
+
+    def retry_policy(self) -> RetryWithExponentialBackoff:
+        """Return the retry policy that these settings describe."""
+        return RetryWithExponentialBackoff(
+            self.initial_delay, self.max_delay, self.max_retries, deadline_seconds=self.deadline_seconds
+        )
+
+
+def _origin(location: tuple[int | str, ...], arguments: dict[str, Any]) -> str:
+    name = str(location[0]) if location else "settings"
+    if name in arguments:
+        return f"the argument {name}"
+    return name if name.isupper() else f"LC_SERVICE_{name.upper()}"
+
+
+class ChatCompletion(TypedDict):
+    """What `chat_completion` returns."""
+
+    content: str
+    role: str
+    usage: dict[str, int]
+
+
+Messages = str | Sequence[MessageLikeRepresentation]
+
+
+class OpenAIService:
+    """Chat and embeddings with retries and a count of what they used.
+
+    Thread-safe, and safe in any number of event loops. `chat_model` and `embeddings` are ordinary LangChain
+    objects: whatever chain or agent they are put into, this service counts what they use.
+
+    Args:
+        api_key: The key; `OPENAI_API_KEY` where None.
+        model: The chat model; `LC_SERVICE_MODEL`, or a current small one, where None.
+        base_url: URL of the API; `OPENAI_BASE_URL`, or OpenAI's own, where None.
+        retry: When to try again; from the settings where None.
+        timeout_seconds: Time an attempt may take; the SDK's 600 seconds where nothing says otherwise.
+        temperature: Sampling temperature from 0 to 2 of everything this service does; the model's own where
+            nothing says otherwise (`chat_completion`: 0.7).
+        embedding_model: The embedding model; `LC_SERVICE_EMBEDDING_MODEL` where None.
+
+    Raises:
+        ConfigurationError: The key is missing, or a setting is wrong. Nothing has been sent.
+
+    Example:
+        >>> service = OpenAIService(api_key="sk-...")  # or OPENAI_API_KEY in the environment
+        >>> service.get_token_usage()
+        {'total_tokens': 0, 'prompt_tokens': 0, 'completion_tokens': 0}
+    """
+
+    def __init__(
+        self,
+        api_key: str | SecretStr | None = None,
+        model: str | None = None,
+        *,
+        base_url: str | None = None,
+        retry: RetryWithExponentialBackoff | None = None,
+        timeout_seconds: float | None = None,
+        temperature: float | None = None,
+        embedding_model: str | None = None,
+    ) -> None:
+        self._settings = ServiceSettings.load(
+            api_key=api_key,
+            model=model,
+            base_url=base_url,
+            timeout_seconds=timeout_seconds,
+            temperature=temperature,
+            embedding_model=embedding_model,
+        )
+        _require_key(self._settings)
+        self._retry = retry or self._settings.retry_policy()
+        self._counter = TokenCounter()
+        options = self._common()
+        if self._settings.temperature is not None:
+            options["temperature"] = self._settings.temperature
+        self.chat_model = ReliableChatOpenAI(model=self._settings.model, **options)
+
+    def _common(self) -> dict[str, Any]:
+        settings = self._settings
+        common: dict[str, Any] = {
+            "api_key": settings.api_key,
+            "base_url": settings.base_url,
+            "retry": self._retry,
+            "callbacks": [self._counter],
+        }
+        if settings.timeout_seconds is not None:
+            common["timeout"] = settings.timeout_seconds
+        return common
+
+    @cached_property
+    def embeddings(self) -> ReliableOpenAIEmbeddings:
+        """The embedding model, counted by this service."""
+        return ReliableOpenAIEmbeddings(model=self._settings.embedding_model, **self._common())
+
+    @property
+    def usage(self) -> UsageReport:
+        """What this service's models have used so far; live."""
+        return self._counter.usage
+
+    def get_token_usage(self) -> dict[str, int]:
+        """Return `total_tokens`, `prompt_tokens` and `completion_tokens` of everything so far."""
+        return self._counter.get_stats()
+
+    def chat_completion(
+        self, messages: Messages, temperature: float | None = None, max_tokens: int | None = None
+    ) -> ChatCompletion:
+        """Ask the chat model and wait for the whole answer.
+
+        Args:
+            messages: OpenAI's dictionaries (`{"role": "user", "content": "…"}`), LangChain messages, pairs of
+                role and content, or one string as the user's message.
+            temperature: Sampling temperature from 0 to 2; where None, the service's, else 0.7. Not sent to
+                models that take none.
+            max_tokens: The longest answer in tokens; no limit but the model's where None.
+
+        Returns:
+            `content`, `role` and `usage` (`prompt_tokens`, `completion_tokens`, `total_tokens`).
+
+        Raises:
+            ValueError: `messages` is empty or not understood, or a number is out of range.
+            openai.OpenAIError: The call failed, after its retries, or can't succeed.
+            TruncatedResponseError: No attempt brought a whole answer.
+        """
+        prompt, options = self._request(messages, temperature, max_tokens)
+        with _logged("chat completion"):
+            return _completion(self.chat_model.invoke(prompt, **options))
+
+    async def achat_completion(
+        self, messages: Messages, temperature: float | None = None, max_tokens: int | None = None
+    ) -> ChatCompletion:
+        """Ask the chat model; as `chat_completion`."""
+        prompt, options = self._request(messages, temperature, max_tokens)
+        with _logged("chat completion"):
+            return _completion(await self.chat_model.ainvoke(prompt, **options))
+
+    def stream_chat(
+        self, messages: Messages, temperature: float | None = None, max_tokens: int | None = None
+    ) -> Iterator[str]:
+        """Yield the answer's text piece by piece; arguments and errors as `chat_completion`.
+
+        Raises:
+            TruncatedResponseError: The stream broke after its first piece; `.partial` has what came.
+        """
+        prompt, options = self._request(messages, temperature, max_tokens)
+
+        def pieces() -> Iterator[str]:
+            with _logged("chat stream"):
+                for chunk in self.chat_model.stream(prompt, **options):
+                    if text := chunk.text:
+                        yield text
+
+        return pieces()
+
+    def astream_chat(
+        self, messages: Messages, temperature: float | None = None, max_tokens: int | None = None
+    ) -> AsyncIterator[str]:
+        """Yield the answer's text piece by piece; as `stream_chat`."""
+        prompt, options = self._request(messages, temperature, max_tokens)
+
+        async def pieces() -> AsyncIterator[str]:
+            with _logged("chat stream"):
+                async for chunk in self.chat_model.astream(prompt, **options):
+                    if text := chunk.text:
+                        yield text
+
+        return pieces()
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return one vector for each text, in their order.
+
+        Raises:
+            TypeError: `texts` is one string: pass a list.
+            openai.OpenAIError: A request failed, after its retries, or can't succeed.
+        """
+        with _logged("embedding"):
+            return self.embeddings.embed_documents(_text_list(texts))
+
+    async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return one vector for each text, in their order; as `embed`."""
+        with _logged("embedding"):
+            return await self.embeddings.aembed_documents(_text_list(texts))
+
+    def _request(
+        self, messages: Messages, temperature: float | None, max_tokens: int | None
+    ) -> tuple[list[BaseMessage], dict[str, Any]]:
+        if temperature is not None and not 0 <= temperature <= 2:
+            raise ValueError(f"temperature must be from 0 to 2, not {temperature!r}.")
+        if max_tokens is not None and max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {max_tokens!r}.")
+        options: dict[str, Any] = {}
+        if (self.chat_model.profile or {}).get("temperature", True):
+            service_temperature = self._settings.temperature
+            default = _DEFAULT_TEMPERATURE if service_temperature is None else service_temperature
+            options["temperature"] = default if temperature is None else temperature
+        if max_tokens is not None:
+            options["max_tokens"] = max_tokens
+        return _read_messages(messages), options
+
+    def __repr__(self) -> str:
+        return f"OpenAIService(model={self._settings.model!r}, usage={self.usage!r})"
+
+
+_DEFAULT_TEMPERATURE = 0.7
+
+
+def _require_key(settings: ServiceSettings) -> None:
+    if settings.api_key is None or not settings.api_key.get_secret_value().strip():
+        raise ConfigurationError(
+            "No API key: set the environment variable OPENAI_API_KEY (or put it in a .env file), or pass "
+            "api_key=. A server that needs none takes any word."
+        )
+
+
+def _read_messages(messages: Messages) -> list[BaseMessage]:
+    try:
+        prompt = convert_to_messages([messages] if isinstance(messages, str) else messages)
+    except (KeyError, NotImplementedError, TypeError, ValueError) as error:
+        # Not the error's own words: they quote the message.
+        raise ValueError(
+            'messages is not understood: pass dictionaries such as {"role": "user", "content": "Hello"}, '
+            f"LangChain messages, or a string ({type(error).__name__})."
+        ) from None
+    if not prompt:
+        raise ValueError("messages is empty: pass at least one message.")
+    return prompt
+
+
+def _text_list(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise TypeError("texts is one string: pass a list of texts, for instance embed([text]).")
+    return list(texts)
+
+
+def _completion(message: AIMessage) -> ChatCompletion:
+    usage = TokenUsage.read(message.usage_metadata) if message.usage_metadata else TokenUsage()
+    return ChatCompletion(
+        content=message.text,
+        role="assistant",
+        usage={
+            "prompt_tokens": usage.input_tokens,
+            "completion_tokens": usage.output_tokens,
+            "total_tokens": usage.total_tokens,
+        },
+    )
+
+
+@contextmanager
+def _logged(operation: str) -> Iterator[None]:
+    """Log how a call ended: never what was asked or answered, nor an error's text, which may quote it."""
+    started = clock.now()
+    try:
+        yield
+    except Exception as error:
+        verdict = classify(error)
+        logger.error(  # noqa: TRY400  a traceback would show the request
+            "%s failed after %.2f s: %s (%s, HTTP %s, request id %s)",
+            operation,
+            clock.now() - started,
+            verdict.kind,
+            type(error).__name__,
+            verdict.status_code or "-",
+            verdict.request_id or "-",
+        )
+        raise
+    logger.info("%s finished in %.2f s", operation, clock.now() - started)
