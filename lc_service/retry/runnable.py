@@ -6,13 +6,11 @@ retried until its first chunk. A `ReliableChatOpenAI` retries inside itself: it 
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import itertools
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBinding, RunnableBindingBase
@@ -25,7 +23,7 @@ from lc_service.retry.policy import (
     retry_call,
     retry_call_state,
 )
-from lc_service.retry.stream import aretry_stream, retry_stream
+from lc_service.retry.stream import AsyncReplay, Replay, aretry_stream, retry_stream
 
 if TYPE_CHECKING:
     from langchain_core.callbacks.manager import (
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
-T = TypeVar("T")
 
 
 def with_retry(
@@ -147,6 +144,19 @@ class RunnableRetryWithBackoff(RunnableBindingBase[Input, Output]):  # type: ign
             async for chunk in chunks:
                 yield chunk
 
+    # The binding's would run the bound runnable's own events, outside the retry.
+    def astream_events(self, *args: Any, **kwargs: Any) -> Any:
+        """Stream events, retried as `astream`; versions 1 and 2, arguments as `Runnable.astream_events`."""
+        return Runnable.astream_events(self, *args, **kwargs)
+
+    def stream_events(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise: version 3 of the events has no seam for a retry. Give the policy to the model itself.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        return Runnable.stream_events(self, *args, **kwargs)
+
     def _invoke(
         self,
         input_: Input,
@@ -183,7 +193,7 @@ class RunnableRetryWithBackoff(RunnableBindingBase[Input, Output]):  # type: ign
         **kwargs: Any,
     ) -> Iterator[Output]:
         configs = _attempt_configs(config, run_manager)
-        replay = _Replay(input_)
+        replay = Replay(input_)
         return retry_stream(
             self.policy,
             lambda: super(RunnableRetryWithBackoff, self).transform(iter(replay), next(configs), **kwargs),
@@ -199,10 +209,13 @@ class RunnableRetryWithBackoff(RunnableBindingBase[Input, Output]):  # type: ign
         **kwargs: Any,
     ) -> AsyncIterator[Output]:
         configs = _attempt_configs(config, run_manager)
-        replay = _AsyncReplay(input_)
+        replay = AsyncReplay(input_)
         return aretry_stream(
             self.policy,
-            lambda: super(RunnableRetryWithBackoff, self).atransform(aiter(replay), next(configs), **kwargs),
+            # not the binding's own atransform: it leaves the bound one open when it is closed early
+            lambda: self.bound.atransform(
+                aiter(replay), self._merge_configs(next(configs)), **{**self.kwargs, **kwargs}
+            ),
             lambda event: run_manager.on_retry(retry_call_state(event)),
             can_reopen=lambda: not replay.is_broken,
         )
@@ -215,62 +228,3 @@ def _attempt_configs(
     for attempt in itertools.count(1):
         tag = f"retry:attempt:{attempt}" if attempt > 1 else None
         yield patch_config(config, callbacks=run_manager.get_child(tag))
-
-
-class _Replay(Generic[T]):
-    """An iterator that can be read from its beginning again, for the next attempt.
-
-    Its source cannot: once that has raised, `is_broken` says that nothing more will come of it, and what
-    was read so far must not be taken for the whole input. The lock is for a RunnableParallel inside: a
-    branch of the attempt that failed may still be reading.
-    """
-
-    def __init__(self, source: Iterator[T]) -> None:
-        self.is_broken = False
-        self._source = source
-        self._read: list[T] = []
-        self._lock = threading.Lock()
-
-    def __iter__(self) -> Iterator[T]:
-        for position in itertools.count():
-            with self._lock:
-                if position == len(self._read) and not self._read_on():
-                    return
-            yield self._read[position]
-
-    def _read_on(self) -> bool:
-        try:
-            self._read.append(next(self._source))
-        except StopIteration:
-            return False
-        except BaseException:
-            self.is_broken = True
-            raise
-        return True
-
-
-class _AsyncReplay(Generic[T]):
-    """`_Replay` for an async iterator."""
-
-    def __init__(self, source: AsyncIterator[T]) -> None:
-        self.is_broken = False
-        self._source = source
-        self._read: list[T] = []
-        self._lock = asyncio.Lock()
-
-    async def __aiter__(self) -> AsyncIterator[T]:
-        for position in itertools.count():
-            async with self._lock:
-                if position == len(self._read) and not await self._read_on():
-                    return
-            yield self._read[position]
-
-    async def _read_on(self) -> bool:
-        try:
-            self._read.append(await anext(self._source))
-        except StopAsyncIteration:
-            return False
-        except BaseException:
-            self.is_broken = True
-            raise
-        return True

@@ -6,8 +6,11 @@ attempt would repeat what the caller has seen. Does not judge whether a stream e
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from lc_service import clock
 from lc_service.retry.policy import Attempts, RetryEvent, RetryWithExponentialBackoff
@@ -106,3 +109,62 @@ async def aretry_stream(  # noqa: C901  the twin of retry_stream, line by line
         if on_wait is not None:
             await on_wait(event)
         await clock.async_sleep(event.wait_seconds)
+
+
+class Replay(Generic[T]):
+    """An iterator that can be read from its beginning again, for the next attempt.
+
+    Its source cannot: once that has raised, `is_broken` says that nothing more will come of it, and what
+    was read so far must not be taken for the whole input. The lock is for a RunnableParallel inside: a
+    branch of the attempt that failed may still be reading.
+    """
+
+    def __init__(self, source: Iterator[T]) -> None:
+        self.is_broken = False
+        self._source = source
+        self._read: list[T] = []
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[T]:
+        for position in itertools.count():
+            with self._lock:
+                if position == len(self._read) and not self._read_on():
+                    return
+            yield self._read[position]
+
+    def _read_on(self) -> bool:
+        try:
+            self._read.append(next(self._source))
+        except StopIteration:
+            return False
+        except BaseException:
+            self.is_broken = True
+            raise
+        return True
+
+
+class AsyncReplay(Generic[T]):
+    """`Replay` for an async iterator."""
+
+    def __init__(self, source: AsyncIterator[T]) -> None:
+        self.is_broken = False
+        self._source = source
+        self._read: list[T] = []
+        self._lock = asyncio.Lock()
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        for position in itertools.count():
+            async with self._lock:
+                if position == len(self._read) and not await self._read_on():
+                    return
+            yield self._read[position]
+
+    async def _read_on(self) -> bool:
+        try:
+            self._read.append(await anext(self._source))
+        except StopAsyncIteration:
+            return False
+        except BaseException:
+            self.is_broken = True
+            raise
+        return True
