@@ -9,8 +9,13 @@ from collections.abc import Callable
 import httpx2
 import openai
 import pytest
+from hypothesis import settings
 
 from lc_service.retry.policy import RetryWithExponentialBackoff
+
+# A busy machine is no failure: laws are checked here, not speed.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture

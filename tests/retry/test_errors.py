@@ -32,6 +32,7 @@ from lc_service.retry.errors import (
     _TRANSIENT,
     ErrorKind,
     MalformedResponseError,
+    ResponseFailedError,
     TruncatedResponseError,
     classify,
 )
@@ -481,6 +482,26 @@ def test_own_errors_are_of_langchains_family():
     assert TruncatedResponseError("m").is_retryable
     assert MalformedResponseError("m").is_retryable
     assert isinstance(MalformedResponseError("m"), ValueError)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (None, ErrorKind.SERVER_ERROR),
+        ("server_error", ErrorKind.SERVER_ERROR),
+        ("vector_store_timeout", ErrorKind.SERVER_ERROR),
+        ("rate_limit_exceeded", ErrorKind.RATE_LIMIT),
+        ("insufficient_quota", ErrorKind.QUOTA_EXHAUSTED),
+        ("invalid_prompt", ErrorKind.INVALID_REQUEST),
+    ],
+)
+def test_a_failed_response_says_why_and_so_does_langchains_flag(code, kind):
+    error = ResponseFailedError("m", code=code)
+    for each in (error, pickle.loads(pickle.dumps(error))):
+        verdict = classify(each)
+        assert (verdict.kind, verdict.is_transient) == (kind, kind in _TRANSIENT)
+        assert each.is_retryable is verdict.is_transient
+        assert (each.args, each.code) == (("m",), code)
 
 
 any_json = st.recursive(

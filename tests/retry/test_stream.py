@@ -181,6 +181,58 @@ def test_closing_early_closes_the_inner_stream_at_once(read, fake_clock, take):
     assert streams.log[0] == "closed 1"  # before aclose returned
 
 
+class Closable:
+    """A stream that is no generator, as the SDK's: nobody closes it but the one who calls `close`."""
+
+    def __init__(self, *items: object) -> None:
+        self.items = list(items)
+        self.closed = 0
+
+    def __iter__(self) -> Closable:
+        return self
+
+    def __next__(self) -> object:
+        if not self.items:
+            raise StopIteration
+        item = self.items.pop(0)
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def __aiter__(self) -> Closable:
+        return self
+
+    async def __anext__(self) -> object:
+        try:
+            return next(self)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+async def test_every_stream_is_closed_failed_abandoned_or_read_to_its_end(fake_clock, api_error):
+    made = [Closable(api_error()), Closable("a", "b"), Closable(api_error()), Closable("a", "b")]
+    left = list(made)
+    assert list(retry_stream(NONE, lambda: left.pop(0))) == ["a", "b"]
+    stream = retry_stream(NONE, lambda: left.pop(0))
+    assert next(stream) == "a"
+    stream.close()
+    assert [each.closed for each in made] == [1, 1, 1, 1]
+
+    made = [Closable(api_error()), Closable("a", "b"), Closable(api_error()), Closable("a", "b")]
+    left = list(made)
+    assert [chunk async for chunk in aretry_stream(NONE, lambda: left.pop(0))] == ["a", "b"]
+    astream = aretry_stream(NONE, lambda: left.pop(0))
+    assert await anext(astream) == "a"
+    await astream.aclose()
+    assert [each.closed for each in made] == [1, 1, 1, 1]
+
+
 def test_an_interrupt_passes_through_and_closes(read, fake_clock):
     interrupt = KeyboardInterrupt()
     streams = Streams([interrupt], ["never"])
