@@ -15,10 +15,15 @@ from typing import cast
 
 import httpx2
 import openai
-from langchain_core.exceptions import ModelError
+from langchain_core.exceptions import ContextOverflowError, ModelError
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_openai.chat_models.base import OpenAIConnectionError, OpenAITimeoutError
+from langchain_openai import StreamChunkTimeoutError
+from langchain_openai.chat_models.base import (
+    OpenAIConnectionError,
+    OpenAIContextOverflowError,
+    OpenAITimeoutError,
+)
 
 from lc_service.retry.errors import (
     ErrorKind,
@@ -40,9 +45,11 @@ def mark_malformed(error: Exception) -> None:
 
 def known(error: Exception) -> Exception:
     """Return `error` as an exception of a known class: itself, or one that names it as its cause."""
+    if (named := _rightly_named(error)) is not None:
+        return _caused(named, error.__cause__ or error)
     if isinstance(error, (openai.OpenAIError, ModelError)):
         return error
-    if isinstance(error, httpx2.TransportError):
+    if isinstance(error, (httpx2.TransportError, StreamChunkTimeoutError)):
         return _caused(_transport_error(error), error)
     if (failure := _responses_failure(error)) is not None:
         return _caused(failure, error)
@@ -52,7 +59,28 @@ def known(error: Exception) -> Exception:
     return error
 
 
-def _caused(error: Exception, cause: Exception | None) -> Exception:
+def _rightly_named(error: Exception) -> Exception | None:
+    """Return what `error` should have been where a library below is known to name it wrongly, or None."""
+    if not isinstance(error, openai.APIError) or isinstance(error, ContextOverflowError):
+        return None
+    # langchain-openai looks for the error code in a message that openai 3 no longer puts it in, and its
+    # summarization recovers from ContextOverflowError only (both contract-tested).
+    if isinstance(error, openai.APIStatusError) and error.code == "context_length_exceeded":
+        return OpenAIContextOverflowError(error.message, response=error.response, body=error.body)
+    if isinstance(error, openai.APITimeoutError) and _is_lost_connection(error):
+        return _connection_error(error.request, error.__cause__ or error)
+    return None
+
+
+def _is_lost_connection(error: BaseException | None) -> bool:
+    """Whether a timeout is none: openai's aiohttp transport calls every lost or refused connection one."""
+    while error is not None and not isinstance(error, httpx2.ConnectTimeout):
+        error = error.__cause__
+    cause = error and error.__cause__
+    return type(cause).__module__.startswith("aiohttp.") and not isinstance(cause, TimeoutError)
+
+
+def _caused(error: Exception, cause: BaseException | None) -> Exception:
     error.__cause__ = cause
     return error
 
@@ -66,14 +94,19 @@ def _is_malformed(error: Exception) -> bool:
     return has_response and type(error) in _READING_ERRORS
 
 
-def _transport_error(error: httpx2.TransportError) -> openai.APIConnectionError:
+def _transport_error(error: httpx2.TransportError | StreamChunkTimeoutError) -> openai.APIConnectionError:
     try:
         request = error.request
-    except RuntimeError:  # the transport did not say which
+    except (AttributeError, RuntimeError):  # nobody said which
         request = httpx2.Request("POST", "https://unknown.invalid")
-    if isinstance(error, httpx2.TimeoutException):
+    is_timeout = isinstance(error, (httpx2.TimeoutException, StreamChunkTimeoutError))
+    if is_timeout and not _is_lost_connection(error):
         return OpenAITimeoutError(request)
-    return OpenAIConnectionError(message=f"Connection error ({type(error).__name__}).", request=request)
+    return _connection_error(request, error)
+
+
+def _connection_error(request: httpx2.Request, cause: BaseException) -> openai.APIConnectionError:
+    return OpenAIConnectionError(message=f"Connection error ({type(cause).__name__}).", request=request)
 
 
 # The words in which LangChain puts the Responses API's failures: a ValueError around the error object, or its
