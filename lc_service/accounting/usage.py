@@ -68,14 +68,10 @@ class TokenUsage:
         )
         return cls(
             input_tokens=inputs or 0,
-            cached_input_tokens=_number(input_details, "cached_tokens", *_TIERED["cache_read"]) or 0,
+            cached_input_tokens=_tiered(input_details, "cached_tokens", "cache_read"),
             output_tokens=outputs or 0,
-            reasoning_tokens=_number(output_details, "reasoning_tokens", *_TIERED["reasoning"]) or 0,
+            reasoning_tokens=_tiered(output_details, "reasoning_tokens", "reasoning"),
         )
-
-
-# LangChain puts the service tier before the name, where it is not the default one.
-_TIERED = {name: (name, f"priority_{name}", f"flex_{name}") for name in ("cache_read", "reasoning")}
 
 
 def _field(holder: object, name: str) -> Any:
@@ -88,6 +84,16 @@ def _number(holder: object, *names: str) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     return None
+
+
+def _tiered(details: object, wire_name: str, name: str) -> int:
+    """Read a detail under the API's name or LangChain's, which has the service tier before it.
+
+    A sum of several calls' metadata can have more than one tier.
+    """
+    if (number := _number(details, wire_name)) is not None:
+        return number
+    return sum(_number(details, tier + name) or 0 for tier in ("", "priority_", "flex_"))
 
 
 def _details(usage: object, *names: str) -> object:

@@ -1,0 +1,106 @@
+"""What every test of this room needs: a simulator with a bill, and a counter to hold against it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from langchain_core.runnables import RunnableConfig
+
+from lc_service.accounting.token_counter import TokenCounter
+from lc_service.accounting.usage import TokenUsage, UsageReport
+from lc_service.models.chat import ReliableChatOpenAI
+from lc_service.models.embeddings import ReliableOpenAIEmbeddings
+from lc_service.retry.policy import RetryWithExponentialBackoff
+from lc_service.simulator import FaultPlan, Simulator
+
+KEY = "sk-test-accounting-0123456789"
+PLANS = {
+    "clean": None,
+    "rate_limited": FaultPlan.first("rate_limit"),
+    "no_finish": FaultPlan.first("no_finish"),
+}
+
+
+class Bench:
+    """A simulator, models that talk to it, and a counter to attach to calls.
+
+    Chat goes to a reasoning model with some effort, so that reasoning tokens are there to be counted.
+    """
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.sim = simulator
+        self.counter = TokenCounter()
+        self.config: RunnableConfig = {"callbacks": [self.counter]}
+
+    def model(self, cls: type = ReliableChatOpenAI, **options: Any) -> Any:
+        options = {
+            "model": "o4-mini",
+            "reasoning_effort": "low",
+            "api_key": KEY,
+            "base_url": self.sim.base_url,
+        } | options
+        if cls is ReliableChatOpenAI and "max_retries" not in options:
+            options.setdefault("retry", _fast())
+        return cls(**options)
+
+    def embeddings(self, **options: Any) -> ReliableOpenAIEmbeddings:
+        options = {"api_key": KEY, "base_url": self.sim.base_url, "retry": _fast()} | options
+        return ReliableOpenAIEmbeddings(**options)
+
+    def assert_counted(self, *reports: UsageReport) -> None:
+        """Hold each report against the bill: every kind of token, calls, models and operations."""
+        bill = self.sim.bill
+        assert bill.requests > 0, "nothing was billed: the test proves nothing"
+        for report in reports:
+            assert report.total == usage_of(bill.total)
+            assert report.unknown == 0
+            assert report.calls == bill.requests - bill.interrupted_requests
+            by_model = {model: TokenUsage() for model, _ in bill.lines}
+            by_operation: dict[str, TokenUsage] = {operation: TokenUsage() for _, operation in bill.lines}
+            for (model, operation), line in bill.lines.items():
+                by_model[model] += usage_of(line.usage)
+                by_operation[operation] += usage_of(line.usage)
+            assert {name: part.total for name, part in report.group_by("model").items()} == by_model
+            assert {name: part.total for name, part in report.group_by("operation").items()} == by_operation
+
+
+def usage_of(billed: Any) -> TokenUsage:
+    return TokenUsage(
+        input_tokens=billed.input_tokens,
+        cached_input_tokens=billed.cached_input_tokens,
+        output_tokens=billed.output_tokens,
+        reasoning_tokens=billed.reasoning_tokens,
+    )
+
+
+def _fast() -> RetryWithExponentialBackoff:
+    return RetryWithExponentialBackoff(initial_delay=0.001, max_delay=0.001)
+
+
+@pytest.fixture(scope="session")
+def _simulators() -> Iterator[Callable[[str], Simulator]]:
+    """Keep one simulator a plan: LangChain makes two HTTP clients for each new URL, which takes a while."""
+    with contextlib.ExitStack() as stack:
+        running: dict[str, Simulator] = {}
+
+        def get(plan: str) -> Simulator:
+            if plan not in running:
+                running[plan] = stack.enter_context(Simulator(faults=PLANS[plan]))
+            running[plan].reset()
+            return running[plan]
+
+        yield get
+
+
+@pytest.fixture
+def make_bench(_simulators: Callable[[str], Simulator]) -> Callable[[str], Bench]:
+    """Make a bench with a fresh bill under one of `PLANS`."""
+    return lambda plan: Bench(_simulators(plan))
+
+
+@pytest.fixture
+def bench(make_bench: Callable[[str], Bench]) -> Bench:
+    return make_bench("clean")

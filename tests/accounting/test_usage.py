@@ -1,0 +1,252 @@
+"""TokenUsage reads every form of usage there is; reports add up whoever writes to them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import UsageMetadata
+from langchain_core.messages.ai import add_usage
+from langchain_openai.chat_models.base import _create_usage_metadata, _create_usage_metadata_responses
+from openai.types import CompletionUsage, CreateEmbeddingResponse
+from openai.types.responses import ResponseUsage
+
+from lc_service.accounting.usage import TokenUsage, UsageReport
+
+CHAT = {
+    "prompt_tokens": 100,
+    "completion_tokens": 50,
+    "total_tokens": 150,
+    "prompt_tokens_details": {"cached_tokens": 30, "audio_tokens": 0},
+    "completion_tokens_details": {"reasoning_tokens": 20, "audio_tokens": 0},
+}
+RESPONSES = {
+    "input_tokens": 100,
+    "output_tokens": 50,
+    "total_tokens": 150,
+    "input_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 0},
+    "output_tokens_details": {"reasoning_tokens": 20},
+}
+METADATA = {
+    "input_tokens": 100,
+    "output_tokens": 50,
+    "total_tokens": 150,
+    "input_token_details": {"cache_read": 30},
+    "output_token_details": {"reasoning": 20},
+}
+READ = TokenUsage(input_tokens=100, cached_input_tokens=30, output_tokens=50, reasoning_tokens=20)
+
+usages = st.builds(
+    TokenUsage,
+    input_tokens=st.integers(0, 10**9),
+    cached_input_tokens=st.integers(0, 10**9),
+    output_tokens=st.integers(0, 10**9),
+    reasoning_tokens=st.integers(0, 10**9),
+)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        pytest.param(CHAT, id="chat dictionary"),
+        pytest.param(CompletionUsage.model_validate(CHAT), id="chat object"),
+        pytest.param(RESPONSES, id="responses dictionary"),
+        pytest.param(ResponseUsage.model_validate(RESPONSES), id="responses object"),
+        pytest.param(METADATA, id="LangChain"),
+        pytest.param(_create_usage_metadata(CHAT), id="LangChain, made of chat"),
+        pytest.param(_create_usage_metadata(CHAT, "default"), id="LangChain, default tier"),
+        pytest.param(_create_usage_metadata(CHAT, "flex"), id="LangChain, flex tier"),
+        pytest.param(_create_usage_metadata(CHAT, "priority"), id="LangChain, priority tier"),
+        pytest.param(_create_usage_metadata_responses(RESPONSES), id="LangChain, made of responses"),
+        pytest.param(_create_usage_metadata_responses(RESPONSES, "flex"), id="LangChain, responses, flex"),
+        pytest.param(
+            _create_usage_metadata_responses(RESPONSES, "priority"), id="LangChain, responses, priority"
+        ),
+    ],
+)
+def test_every_form_is_read(usage: object) -> None:
+    assert TokenUsage.read(usage) == READ
+
+
+def test_a_sum_over_service_tiers_keeps_every_tier() -> None:
+    tiers = [_create_usage_metadata(CHAT, tier) for tier in (None, "flex", "priority")]
+    summed: UsageMetadata | None = None
+    for usage in tiers:
+        summed = add_usage(summed, usage)
+    assert TokenUsage.read(summed) == READ + READ + READ
+
+
+def test_embeddings_usage_has_no_output() -> None:
+    usage = {"prompt_tokens": 7, "total_tokens": 7}
+    response = CreateEmbeddingResponse.model_validate(
+        {"object": "list", "data": [], "model": "m", "usage": usage}
+    )
+    assert TokenUsage.read(usage) == TokenUsage.read(response.usage) == TokenUsage(input_tokens=7)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 3, "completion_tokens": 2},
+        {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": None,
+         "completion_tokens_details": None},
+        {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {},
+         "completion_tokens_details": {"reasoning_tokens": None}},
+        {"input_tokens": 3, "output_tokens": 2, "input_token_details": {"cache_read": None}},
+        CompletionUsage(prompt_tokens=3, completion_tokens=2, total_tokens=5),
+        SimpleNamespace(prompt_tokens=3, completion_tokens=2),
+        SimpleNamespace(input_tokens=3, output_tokens=2, input_tokens_details=None),
+    ],
+)  # fmt: skip
+def test_missing_details_count_nothing(usage: object) -> None:
+    assert TokenUsage.read(usage) == TokenUsage(input_tokens=3, output_tokens=2)
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": 3}, {"prompt_tokens": 3, "completion_tokens": None}])
+def test_one_count_is_enough(usage: object) -> None:
+    assert TokenUsage.read(usage) == TokenUsage(input_tokens=3)
+    assert TokenUsage.read({"output_tokens": 2}) == TokenUsage(output_tokens=2)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [None, {}, [], "prompt_tokens", 12, object(), {"total_tokens": 5}, {"prompt_tokens": "12"},
+     {"prompt_tokens": True}, {"prompt_tokens": None, "completion_tokens": None}],
+)  # fmt: skip
+def test_garbage_is_a_type_error_that_names_the_fields(garbage: object) -> None:
+    with pytest.raises(TypeError, match=f"prompt_tokens.*input_tokens.*{type(garbage).__name__}"):
+        TokenUsage.read(garbage)
+
+
+@given(
+    st.dictionaries(st.sampled_from([*CHAT, *RESPONSES, *METADATA]), st.none() | st.text() | st.booleans())
+)
+def test_whatever_it_is_given_it_returns_or_raises_type_error(usage: dict[str, Any]) -> None:
+    with pytest.raises(TypeError):
+        TokenUsage.read(usage)
+
+
+@given(usages)
+def test_reading_undoes_writing(usage: TokenUsage) -> None:
+    wire = {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+    assert TokenUsage.read(wire) == usage
+
+
+@given(usages, usages, usages)
+def test_sums_obey_the_laws(a: TokenUsage, b: TokenUsage, c: TokenUsage) -> None:
+    assert a + TokenUsage() == a == TokenUsage() + a
+    assert a + b == b + a
+    assert (a + b) + c == a + (b + c)
+    assert (a + b).total_tokens == a.total_tokens + b.total_tokens
+    assert a.total_tokens == a.input_tokens + a.output_tokens  # details are parts, not additions
+
+
+def test_usage_is_a_value() -> None:
+    usage = TokenUsage(input_tokens=1)
+    assert usage == TokenUsage(input_tokens=1)
+    assert hash(usage) == hash(TokenUsage(input_tokens=1))
+    with pytest.raises(AttributeError):
+        usage.input_tokens = 2  # type: ignore[misc]
+
+
+ONE = TokenUsage(input_tokens=10, cached_input_tokens=4, output_tokens=5, reasoning_tokens=2)
+
+
+def test_an_empty_report_says_so() -> None:
+    report = UsageReport()
+    assert report.total == TokenUsage()
+    assert (report.calls, report.unknown) == (0, 0)
+    assert report.group_by("model") == report.group_by("operation") == {}
+    assert repr(report) == "UsageReport(calls=0, input_tokens=0, output_tokens=0, total_tokens=0)"
+
+
+def test_a_report_splits_by_model_and_by_operation() -> None:
+    report = UsageReport()
+    report.record(ONE, model="b")
+    report.record(ONE, model="a")
+    report.record(ONE, model="b")
+    report.record(TokenUsage(input_tokens=7), model="e", operation="embeddings")
+    models, operations = report.group_by("model"), report.group_by("operation")
+    assert list(models) == ["b", "a", "e"]  # in the order of first use
+    assert models["b"].total == ONE + ONE
+    assert (models["b"].calls, models["a"].calls) == (2, 1)
+    assert list(operations) == ["chat", "embeddings"]
+    assert operations["chat"].total == ONE + ONE + ONE
+    assert operations["embeddings"].group_by("model")["e"].total == TokenUsage(input_tokens=7)
+
+
+def test_a_group_stays_as_it_was_and_writes_nothing_back() -> None:
+    report = UsageReport()
+    report.record(ONE, model="a")
+    group = report.group_by("model")["a"]
+    report.record(ONE, model="a")
+    assert group.total == ONE
+    group.record(ONE, model="a")
+    assert report.total == ONE + ONE
+
+
+def test_only_model_and_operation_can_be_grouped_by() -> None:
+    with pytest.raises(ValueError, match=r'"model" or "operation", not \'tag\''):
+        UsageReport().group_by("tag")  # type: ignore[arg-type]
+
+
+def test_an_unknown_usage_is_a_call_that_adds_no_tokens() -> None:
+    report = UsageReport()
+    report.record(ONE, model="a")
+    report.record(None, model="a")
+    report.record(None, model="b")
+    assert report.total == ONE
+    assert (report.calls, report.unknown) == (3, 2)
+    assert report.group_by("model")["b"].unknown == 1
+    assert repr(report) == (
+        "UsageReport(calls=3, input_tokens=10, output_tokens=5, total_tokens=15, unknown=2)"
+    )
+
+
+def test_an_attempt_within_a_call_adds_its_tokens_only() -> None:
+    report = UsageReport()
+    report.record(ONE, model="a", is_call=False)
+    report.record(ONE, model="a")
+    assert (report.total, report.calls) == (ONE + ONE, 1)
+
+
+@pytest.fixture
+def _impatient_threads() -> Iterator[None]:
+    """Switch threads a thousand times as often, so that a missing lock shows."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("_impatient_threads")
+def test_threads_lose_no_record() -> None:
+    report = UsageReport()
+    start = threading.Barrier(8)
+
+    def write(number: int) -> None:
+        start.wait()
+        for i in range(1_000):
+            report.record(ONE, model=f"m{(number + i) % 3}")
+            if i % 100 == 0:
+                _ = report.total, report.group_by("model"), repr(report)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert report.calls == 8_000
+    assert report.total.input_tokens == 80_000
+    assert sum(part.calls for part in report.group_by("model").values()) == 8_000
