@@ -1,0 +1,412 @@
+"""Connections: they belong to their event loop, go where the environment says, and are closed with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib.util
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from lc_service.models import http
+from lc_service.models.chat import ReliableChatOpenAI
+from lc_service.models.http import LoopBoundAsyncClient, default_async_client
+from lc_service.retry.errors import ErrorKind, classify
+from lc_service.simulator import Simulator
+
+from_loopback = {"api_key": "sk-test", "model": "gpt-4.1-mini", "max_retries": 2}
+
+
+def bound_loops() -> list[asyncio.AbstractEventLoop]:
+    return list(default_async_client()._bound)
+
+
+def transport_of(client: LoopBoundAsyncClient) -> httpx2.AsyncBaseTransport:
+    """The transport that carries the running loop's requests."""
+    return client._bound[asyncio.get_running_loop()][0]._transport
+
+
+# One client for each loop
+
+
+def test_ten_loops_in_a_row_send_ten_requests_and_leave_nothing_open(simulate, make_model):
+    sim = simulate()
+    model = make_model()
+    for number in range(10):
+        assert f"question {number}" in asyncio.run(model.ainvoke(f"question {number}")).text
+        assert bound_loops() == []
+    assert len(sim.requests) == sim.bill.requests == 10
+    gc.collect()  # a client left open would warn here, and a warning is an error
+
+
+def test_a_loop_keeps_its_connection(simulate, make_model):
+    simulate()
+
+    async def main() -> None:
+        await make_model().ainvoke("one")
+        client = default_async_client()._bound[asyncio.get_running_loop()][0]
+        await make_model(temperature=0.5).ainvoke("two")
+        assert default_async_client()._bound[asyncio.get_running_loop()][0] is client
+
+    asyncio.run(main())
+
+
+def test_loops_in_several_threads_at_once(simulate, make_model):
+    sim = simulate(latency_seconds=0.01)
+    model = make_model()
+
+    async def ask(thread: int) -> list[str]:
+        answers = await asyncio.gather(*(model.ainvoke(f"{thread} asks {n}?") for n in range(5)))
+        return [answer.text for answer in answers]
+
+    with ThreadPoolExecutor(4) as pool:
+        by_thread = list(pool.map(lambda thread: asyncio.run(ask(thread)), range(4)))
+    for thread, answers in enumerate(by_thread):
+        assert all(f"{thread} asks {n}?" in answer for n, answer in enumerate(answers))
+    assert len(sim.requests) == 20
+    assert bound_loops() == []
+
+
+def test_uvloop(simulate, make_model):
+    uvloop = pytest.importorskip("uvloop")
+    sim = simulate()
+    model = make_model()
+    for _ in range(3):
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(model.ainvoke("Hello"))
+        assert bound_loops() == []
+    assert len(sim.requests) == 3
+    gc.collect()
+
+
+def test_a_loop_that_was_closed_without_a_shutdown_is_forgotten(simulate, make_model):
+    sim = simulate()
+    model = make_model()
+    careless = asyncio.new_event_loop()
+    careless.run_until_complete(model.ainvoke("one"))
+    careless.close()
+    assert bound_loops() == [careless]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the careless program's own
+        asyncio.run(model.ainvoke("two"))
+        gc.collect()
+    assert bound_loops() == []
+    assert len(sim.requests) == 2
+
+
+def test_aclose_closes_the_running_loops_client_only(simulate, make_model):
+    sim = simulate()
+    model = make_model()
+
+    async def main() -> None:
+        await model.ainvoke("one")
+        first = default_async_client()._bound[asyncio.get_running_loop()][0]
+        other = asyncio.to_thread(lambda: asyncio.run(ask_and_look()))
+        assert (await other) is False
+        await model.root_async_client.close()
+        assert first.is_closed
+        assert asyncio.get_running_loop() not in bound_loops()
+        await default_async_client().aclose()  # once more does no harm
+        await model.ainvoke("three")
+
+    async def ask_and_look() -> bool:
+        await model.ainvoke("two")
+        client = default_async_client()._bound[asyncio.get_running_loop()][0]
+        return client.is_closed
+
+    asyncio.run(main())
+    assert len(sim.requests) == 3
+
+
+def test_a_cancelled_request_does_not_harm_the_loops_client(simulate, make_model):
+    simulate()
+    model = make_model()
+
+    async def main() -> str:
+        task = asyncio.create_task(model.ainvoke("never read"))
+        await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return (await model.ainvoke("read")).text
+
+    assert "read" in asyncio.run(main())
+
+
+def test_the_shell_sends_nothing_itself():
+    client = LoopBoundAsyncClient(openai.DefaultAsyncHttpxClient)
+    request = httpx2.Request("POST", "http://127.0.0.1:9/")
+    with pytest.raises(RuntimeError, match="no request is sent from here"):
+        asyncio.run(client._transport.handle_async_request(request))
+
+
+# Which client
+
+
+def test_aiohttp_carries_the_async_requests(simulate, make_model):
+    simulate()
+
+    async def main() -> str:
+        await make_model().ainvoke("Hello")
+        return type(transport_of(default_async_client())).__module__
+
+    assert "aiohttp" in asyncio.run(main())
+
+
+def test_without_aiohttp_the_default_client_does(simulate, make_model, monkeypatch):
+    simulate()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    http._shared_async_client.cache_clear()
+
+    async def main() -> type:
+        await make_model().ainvoke("Hello")
+        return type(transport_of(default_async_client()))
+
+    try:
+        assert asyncio.run(main()) is httpx2.AsyncHTTPTransport
+    finally:
+        http._shared_async_client.cache_clear()
+
+
+def test_socket_options_have_a_client_that_knows_them(simulate, make_model):
+    simulate()
+    option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    model = make_model(http_socket_options=[option])
+
+    async def main() -> httpx2.AsyncBaseTransport:
+        await model.ainvoke("Hello")
+        return transport_of(model.root_async_client._client)
+
+    transport = asyncio.run(main())
+    assert type(transport) is httpx2.AsyncHTTPTransport
+    assert transport._pool._socket_options == [option]
+
+
+def test_the_callers_own_clients_are_used_and_left_open(simulate, make_model):
+    sim = simulate()
+    seen: list[str] = []
+
+    async def note(_: httpx2.Request) -> None:
+        seen.append("async")
+
+    async def main() -> None:
+        async with httpx2.AsyncClient(event_hooks={"request": [note]}) as own_async:
+            model = make_model(http_client=own, http_async_client=own_async)
+            model.invoke("Hello")
+            await model.ainvoke("Hello")
+            del model
+            gc.collect()
+            assert not own_async.is_closed
+
+    with httpx2.Client(event_hooks={"request": [lambda _: seen.append("sync")]}) as own:
+        asyncio.run(main())
+        assert not own.is_closed
+    assert seen == ["sync", "async"]
+    assert len(sim.requests) == 2
+
+
+def test_a_change_of_the_environment_gets_a_client_of_its_own(monkeypatch):
+    before = default_async_client()
+    assert default_async_client() is before
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    proxied = default_async_client()
+    assert proxied is not before
+    monkeypatch.setenv("NO_PROXY", "example.com")
+    assert default_async_client() not in (before, proxied)
+
+
+# Proxies and certificates
+
+
+class Relay:
+    """Passes connections on to a port, byte by byte, and keeps the first line of each.
+
+    A plain HTTP proxy needs no more: the simulator understands a request for an absolute URL.
+    """
+
+    def __init__(self, to_port: int, tls: ssl.SSLContext | None = None) -> None:
+        self.first_lines: list[bytes] = []
+        self.connections = 0
+        self._to_port = to_port
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = [self._listener]
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            client.settimeout(5)
+            if self._tls is not None:
+                try:
+                    client = self._tls.wrap_socket(client, server_side=True)
+                except (OSError, ssl.SSLError):
+                    client.close()
+                    continue
+            server = socket.create_connection(("127.0.0.1", self._to_port), timeout=5)
+            self._open += [client, server]
+            for source, sink in ((client, server), (server, client)):
+                thread = threading.Thread(
+                    target=self._pump, args=(source, sink, source is client), daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, is_request: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                if is_request and data.startswith((b"POST ", b"CONNECT ")):
+                    self.first_lines.append(data.split(b"\r\n", 1)[0])
+                sink.sendall(data)
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for each in self._open:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(2)
+        for each in self._open:
+            each.close()
+
+
+@pytest.fixture
+def relay_to() -> Iterator[Callable[..., Relay]]:
+    relays: list[Relay] = []
+
+    def start(*args: Any, **kwargs: Any) -> Relay:
+        relays.append(Relay(*args, **kwargs))
+        return relays[-1]
+
+    yield start
+    for relay in relays:
+        relay.close()
+
+
+@pytest.fixture
+def sim() -> Iterator[Simulator]:
+    # a new URL for each test: LangChain keeps one client for a URL, whatever the environment has become
+    with Simulator(max_lifetime_seconds=60) as simulator:
+        yield simulator
+
+
+def close(model: ReliableChatOpenAI) -> None:
+    """Close the sync client that LangChain keeps for its URL: this URL will not be asked again."""
+    model.root_client.close()
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_proxy_from_the_environment_is_used(variable, sim, relay_to, monkeypatch):
+    proxy = relay_to(int(sim.base_url.split(":")[2].split("/")[0]))
+    monkeypatch.setenv(variable, proxy.url)
+    model = ReliableChatOpenAI(base_url=sim.base_url, **from_loopback)
+    model.invoke("sync")
+    assert len(proxy.first_lines) == 1
+    asyncio.run(model.ainvoke("async"))
+    assert proxy.first_lines == [f"POST {sim.base_url}/chat/completions HTTP/1.1".encode()] * 2
+    assert len(sim.requests) == 2
+    close(model)
+
+
+def test_no_proxy_is_honoured(sim, relay_to, monkeypatch):
+    proxy = relay_to(int(sim.base_url.split(":")[2].split("/")[0]))
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    model = ReliableChatOpenAI(base_url=sim.base_url, **from_loopback)
+    model.invoke("sync")
+    asyncio.run(model.ainvoke("async"))
+    assert proxy.connections == 0
+    assert len(sim.requests) == 2
+    close(model)
+
+
+def test_openai_proxy_is_used(sim, relay_to):
+    proxy = relay_to(int(sim.base_url.split(":")[2].split("/")[0]))
+    model = ReliableChatOpenAI(base_url=sim.base_url, openai_proxy=proxy.url, **from_loopback)
+    model.invoke("sync")
+    assert len(proxy.first_lines) == 1
+    for _ in range(2):
+        asyncio.run(model.ainvoke("async"))
+    assert len(proxy.first_lines) == len(sim.requests) == 3
+    close(model)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("the openssl command is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    subprocess.run(  # noqa: S603  the arguments are all ours
+        [
+            openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+            "-keyout", key, "-out", certificate,
+        ],
+        check=True, capture_output=True, timeout=20,
+    )  # fmt: skip
+    return certificate, key
+
+
+@pytest.fixture
+def tls_relay(sim, relay_to, certificate) -> Relay:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return relay_to(int(sim.base_url.split(":")[2].split("/")[0]), context)
+
+
+def test_certificates_from_the_environment_are_trusted(sim, tls_relay, certificate, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    model = ReliableChatOpenAI(base_url=f"https://127.0.0.1:{tls_relay.port}/v1", **from_loopback)
+    model.invoke("sync")
+    for _ in range(2):
+        asyncio.run(model.ainvoke("async"))
+    assert len(sim.requests) == 3
+    close(model)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_untrusted_certificate_is_not_tried_again(is_async, sim, tls_relay, fake_clock):
+    model = ReliableChatOpenAI(base_url=f"https://127.0.0.1:{tls_relay.port}/v1", **from_loopback)
+    with pytest.raises(openai.APIConnectionError) as caught:
+        asyncio.run(model.ainvoke("x")) if is_async else model.invoke("x")
+    assert classify(caught.value).kind is ErrorKind.CONFIGURATION
+    assert not isinstance(caught.value, openai.APITimeoutError)
+    assert fake_clock.waits == []
+    assert sim.requests == []
+    close(model)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_refused_connection_is_tried_again_and_is_no_timeout(is_async, fake_clock):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    model = ReliableChatOpenAI(base_url=f"http://127.0.0.1:{port}/v1", **from_loopback)
+    with pytest.raises(openai.APIConnectionError) as caught:
+        asyncio.run(model.ainvoke("x")) if is_async else model.invoke("x")
+    assert classify(caught.value).kind is ErrorKind.CONNECTION
+    assert len(fake_clock.waits) == 2
+    close(model)
