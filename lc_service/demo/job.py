@@ -1,0 +1,273 @@
+"""Run a chain over the documents, each item on its own, and keep what came of each.
+
+However a run ends, `result()` tells what was done until then. Prints nothing: whoever watches is called
+after every item and before every retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import Runnable
+from langchain_openai import ChatOpenAI
+from tenacity import RetryCallState
+
+from lc_service import clock
+from lc_service.accounting.usage import TokenUsage, UsageReport
+from lc_service.data import Document, load_documents
+from lc_service.demo.failure import describe, is_hopeless
+from lc_service.demo.result import INTERRUPTED, DemoResult, ItemResult, by_line
+from lc_service.demo.target import ChainFactory
+from lc_service.retry.policy import RetryEvent, RetryWithExponentialBackoff
+from lc_service.service import OpenAIService, ServiceSettings
+from lc_service.simulator import Bill, Fault, FaultPlan, ServerLimits, Simulator
+
+_LATENCY_SECONDS = 1.2
+_LIFETIME_SECONDS = 86_400.0
+# Everything that a retry survives at no cost. "no_finish" is not among them: of an answer that never ended
+# the client knows the tokens, but not the model to count them for.
+_FAULTS: tuple[str | Fault, ...] = (
+    "rate_limit", "rate_limit_reset", "rate_limit_bare", Fault("rate_limit_seconds", retry_after_seconds=1),
+    "server_error", "bad_gateway", "unavailable", "gateway_timeout", "timeout", "conflict",
+    "reset", "not_json", "broken_json", Fault("slow", delay_seconds=0.5),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoSettings:
+    """What a run against the simulator meets.
+
+    Attributes:
+        faults: Share of requests that meet a fault, 0 to 1.
+        requests_per_minute: The server's limit.
+        tokens_per_minute: The server's limit.
+        seed: Another seed gives other faults.
+        concurrency: Items in progress at a time.
+        model: The chat model; the settings' own where None.
+    """
+
+    faults: float = 0.2
+    requests_per_minute: float | None = 480.0
+    tokens_per_minute: float | None = 200_000.0
+    seed: int = 7
+    concurrency: int = 16
+    model: str | None = None
+
+
+class DemoJob:
+    """One run of a chain over documents; of no use after it.
+
+    Args:
+        factory: Makes the chain from a model.
+        documents: The items.
+        settings: What the run meets.
+        watch: Called with the job, in its loop, whenever something changed; it should be quick.
+    """
+
+    def __init__(
+        self,
+        factory: ChainFactory,
+        documents: Sequence[Document],
+        settings: DemoSettings,
+        watch: Callable[[DemoJob], None] = lambda _: None,
+    ) -> None:
+        self.documents = documents
+        self.retries: Counter[str] = Counter()
+        self.finished: list[ItemResult] = []
+        self.usage = UsageReport()
+        self._factory = factory
+        self._settings = settings
+        self._watch = watch
+        self._expected: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._started = self._ended = 0.0
+        self._stopped_by: str | None = None
+        self._bill: Bill | None = None
+        self._server_requests: int | None = None
+
+    def rehearse(self) -> TokenUsage:
+        """Learn each item's answer from a simulator without faults, one item at a time, with stock LangChain.
+
+        Returns:
+            What the items used: an estimate for the real thing.
+        """
+        with Simulator(max_lifetime_seconds=_LIFETIME_SECONDS) as simulator:
+            model = ChatOpenAI(
+                model=self._settings.model or ServiceSettings.load().model,
+                base_url=simulator.base_url,
+                api_key="simulated",
+                max_retries=0,
+            )
+            chain = self._factory(model)
+            asyncio.run(self._rehearse(chain))
+            total = simulator.bill.total
+        return TokenUsage(input_tokens=total.input_tokens, output_tokens=total.output_tokens)
+
+    async def _rehearse(self, chain: Runnable[Any, Any]) -> None:
+        for document in self.documents:
+            self._expected[document.id] = _text(await chain.ainvoke(chain_input(document)))
+
+    def run_simulated(self) -> DemoResult:
+        """Run against a simulator with rate limits and faults; the result has its bill."""
+        settings = self._settings
+        limits = ServerLimits(
+            requests_per_minute=settings.requests_per_minute, tokens_per_minute=settings.tokens_per_minute
+        )
+        plan = FaultPlan(seed=settings.seed, rate=settings.faults, kinds=_FAULTS)
+        # Full speed against a limit needs many short waits: the server always says when to come back.
+        policy = RetryWithExponentialBackoff(0.1, 5.0, max_retries=1000, on_retry=self._count_retry)
+        with Simulator(
+            limits=limits,
+            faults=plan,
+            latency_seconds=_LATENCY_SECONDS,
+            max_lifetime_seconds=_LIFETIME_SECONDS,
+        ) as simulator:
+            service = OpenAIService(
+                api_key="simulated", model=settings.model, base_url=simulator.base_url, retry=policy
+            )
+            self._run(service)
+            simulator.wait_until_idle()
+            self._bill, self._server_requests = simulator.bill, len(simulator.requests)
+        return self.result()
+
+    def run_live(self) -> DemoResult:
+        """Run against the API of the environment's key; the bill is the provider's.
+
+        Raises:
+            ConfigurationError: There is no key, or a setting is wrong. Nothing has been sent.
+        """
+        policy = replace(ServiceSettings.load().retry_policy(), on_retry=self._count_retry)
+        self._expected.clear()
+        self._run(OpenAIService(model=self._settings.model, retry=policy))
+        return self.result()
+
+    def _run(self, service: OpenAIService) -> None:
+        self.usage = service.usage
+        chain = self._factory(service.chat_model)
+        self._started = clock.now()
+        try:
+            asyncio.run(self._run_items(chain))
+        except KeyboardInterrupt:
+            self._stopped_by = INTERRUPTED
+        finally:
+            self._ended = clock.now()
+
+    async def _run_items(self, chain: Runnable[Any, Any]) -> None:
+        waiting = iter(self.documents)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self._settings.concurrency, len(self.documents))):
+                group.create_task(self._work(chain, waiting))
+
+    async def _work(self, chain: Runnable[Any, Any], waiting: Iterator[Document]) -> None:
+        for document in waiting:
+            if self._stopped_by:
+                return
+            tally = _CallTally()
+            answer = error = None
+            try:
+                answer = _text(await chain.ainvoke(chain_input(document), {"callbacks": [tally]}))
+            except Exception as failure:  # noqa: BLE001  an item's failure is not the run's
+                error = describe(failure)
+                if is_hopeless(failure):
+                    self._stopped_by = error
+            self.finished.append(self._judge(document, answer, error, tally.attempts))
+            self._watch(self)
+
+    def _judge(self, document: Document, answer: str | None, error: str | None, attempts: int) -> ItemResult:
+        expected = self._expected.get(document.id, answer)
+        return ItemResult(
+            id=document.id,
+            language=document.language,
+            answer=answer,
+            attempts=attempts,
+            error=error,
+            is_wrong=answer is not None and answer != expected,
+        )
+
+    def _count_retry(self, event: RetryEvent) -> None:
+        with self._lock:  # a chain may call its model from a thread
+            self.retries[event.verdict.kind] += 1
+        self._watch(self)
+
+    def result(self) -> DemoResult:
+        """Return what was done so far."""
+        billed = None
+        if self._bill is not None:
+            billed = {
+                line: TokenUsage(
+                    input_tokens=entry.usage.input_tokens,
+                    cached_input_tokens=entry.usage.cached_input_tokens,
+                    output_tokens=entry.usage.output_tokens,
+                    reasoning_tokens=entry.usage.reasoning_tokens,
+                )
+                for line, entry in self._bill.lines.items()
+            }
+        return DemoResult(
+            items=len(self.documents),
+            finished=tuple(self.finished),
+            counted=by_line(self.usage),
+            billed=billed,
+            server_requests=self._server_requests,
+            retries=dict(self.retries.most_common()),
+            seconds=(self._ended or clock.now()) - self._started,
+            stopped_by=self._stopped_by,
+        )
+
+
+class _CallTally(BaseCallbackHandler):
+    """Count the attempts made for one item, whatever calls its chain makes."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self.attempts = 0
+
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+        """Say that chat models are understood; the attempts are counted at their ends."""
+
+    def on_llm_end(self, *_: Any, run_id: UUID, **__: Any) -> None:
+        """Count the attempt that brought the answer."""
+        self.attempts += 1
+
+    def on_llm_error(self, *_: Any, run_id: UUID, **__: Any) -> None:
+        """Count the last attempt of a call that failed."""
+        self.attempts += 1
+
+    def on_retry(self, retry_state: RetryCallState, *, run_id: UUID, **_: Any) -> None:
+        """Count an attempt that failed and is made again."""
+        self.attempts += 1
+
+
+def choose_documents(count: int | None = None) -> list[Document]:
+    """Return the first `count` documents of the data set, or all.
+
+    Raises:
+        ValueError: There are not so many.
+    """
+    documents = load_documents()
+    if count is not None and not 1 <= count <= len(documents):
+        raise ValueError(f"the data set has {len(documents)} documents: ask for 1 to {len(documents)}")
+    return documents[:count]
+
+
+def chain_input(document: Document) -> dict[str, str]:
+    """Return a document as the shipped chains take it: each finds the keys it needs and ignores the rest."""
+    return {
+        "title": document.title,
+        "text": document.text,
+        "target_language": "English",
+        "question": f"What is the main point of “{document.title}”?",
+        "context": document.text,
+    }
+
+
+def _text(answer: object) -> str:
+    return answer.text if isinstance(answer, BaseMessage) else str(answer)

@@ -1,0 +1,153 @@
+"""Show a demo run on a terminal: the progress while it runs, the tables at its end.
+
+Answers are text to print as it is: nothing in them is read as markup. Decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby, zip_longest
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from lc_service.demo.job import DemoJob
+from lc_service.demo.result import DemoResult, ItemResult
+
+_GOOD = Text("✓", style="bold green")
+_BAD = Text("✗", style="bold red")
+
+
+@contextmanager
+def progress_bar(console: Console, total: int) -> Iterator[_Watch]:
+    """Show a progress bar on `console`, or nothing where that is no terminal."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[failed]} failed", style="dim"),
+        TextColumn("{task.fields[retries]} retries", style="yellow"),
+        TextColumn("{task.fields[tokens]:,} tokens", style="cyan"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        yield _Watch(progress, total)
+
+
+class _Watch:
+    """What a job calls when something changed."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task("Answering", total=total, failed=0, retries=0, tokens=0)
+
+    def __call__(self, job: DemoJob) -> None:
+        self._progress.update(
+            self._task,
+            completed=len(job.finished),
+            failed=sum(item.answer is None for item in job.finished),
+            retries=job.retries.total(),
+            tokens=job.usage.total.total_tokens,
+        )
+
+
+def show_result(console: Console, result: DemoResult, shown: int) -> None:
+    """Print some answers, the summary, and counted against billed."""
+    if shown and (answers := _sample(result.finished, shown)):
+        console.print(_answers(answers))
+    if failures := [item for item in result.finished if item.answer is None or item.is_wrong]:
+        console.print(_failures(failures))
+    console.print(_summary(result))
+    console.print(_tokens(result))
+
+
+def _sample(finished: Sequence[ItemResult], count: int) -> list[ItemResult]:
+    """Choose `count` answers, of as many languages as possible."""
+    answers = sorted((i for i in finished if i.answer is not None), key=lambda i: (i.language, i.id))
+    languages = [list(group) for _, group in groupby(answers, key=lambda item: item.language)]
+    turns = [item for turn in zip_longest(*languages) for item in turn if item is not None]
+    return sorted(turns[:count], key=lambda item: (item.language, item.id))
+
+
+def _answers(items: Sequence[ItemResult]) -> Table:
+    table = _table("Answers")
+    table.add_column("Document", style="cyan", no_wrap=True)
+    table.add_column("Tries", justify="right")
+    table.add_column("Answer", ratio=1)
+    for item in items:
+        table.add_row(item.id, str(item.attempts), Text(item.answer or ""))
+    return table
+
+
+def _failures(items: Sequence[ItemResult]) -> Table:
+    table = _table("Lost or wrong")
+    table.add_column("Document", style="cyan", no_wrap=True)
+    table.add_column("Tries", justify="right")
+    table.add_column("What happened", ratio=1)
+    for item in items:
+        table.add_row(item.id, str(item.attempts), Text(item.error or "the answer of another item"))
+    return table
+
+
+def _summary(result: DemoResult) -> Table:
+    table = _table("Summary", header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_row("Items", str(result.items), "")
+    table.add_row("Answered", str(result.answered), "")
+    if result.stopped_by:
+        table.add_row(
+            "Not finished", str(result.pending), Text(f"stopped by {result.stopped_by}", style="yellow")
+        )
+    table.add_row("Lost", str(result.lost), _mark(not result.lost))
+    if result.billed is not None:
+        table.add_row("Wrong", str(result.wrong), _mark(not result.wrong))
+    seen = "" if result.server_requests is None else f"the server saw {result.server_requests:,}"
+    table.add_row("HTTP requests", f"{result.attempts:,}", seen)
+    for reason, count in result.retries.items():
+        table.add_row(f"  retried: {reason}", f"{count:,}", "")
+    table.add_row("Time", f"{result.seconds:.1f} s", "")
+    return table
+
+
+def _tokens(result: DemoResult) -> Table:
+    table = _table("Counted against billed")
+    table.add_column("Model", no_wrap=True)
+    table.add_column("", style="dim")
+    for name in ("Input", "Output", "Total"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for line in result.lines:
+        counted, billed, is_same = result.counted_and_billed(line)
+        model, operation = line
+        table.add_row(
+            f"{model} {operation}", "counted", *_numbers(counted.input_tokens, counted.output_tokens), ""
+        )
+        if result.billed is None:
+            table.add_row("", "billed", "see your OpenAI dashboard")
+        else:
+            numbers = _numbers(billed.input_tokens, billed.output_tokens)
+            table.add_row("", "billed", *numbers, _mark(is_same))
+    return table
+
+
+def _numbers(inputs: int, outputs: int) -> tuple[str, str, str]:
+    return f"{inputs:,}", f"{outputs:,}", f"{inputs + outputs:,}"
+
+
+def _mark(is_good: bool) -> Text:
+    return _GOOD if is_good else _BAD
+
+
+def _table(title: str, *, header: bool = True) -> Table:
+    # no right border: right-to-left text would be set on its wrong side
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=header
+    )

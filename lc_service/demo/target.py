@@ -1,0 +1,55 @@
+"""Find a chain by its name, `module:factory`, as uvicorn finds an application.
+
+The factory takes a chat model and returns a runnable. Nothing is called here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from langchain_core.runnables import Runnable
+
+ChainFactory = Callable[[Any], Runnable[Any, Any]]
+
+
+class ChainTargetError(ValueError):
+    """Raise when a `module:factory` target leads to no chain factory; the message says why."""
+
+
+def load_factory(target: str) -> ChainFactory:
+    """Return the factory that `target` names; modules of the working directory are found too.
+
+    Args:
+        target: `package.module:function`, for instance `chains.summarize:build_summarize_chain`.
+
+    Raises:
+        ChainTargetError: There is no such module or function, or the module cannot be imported.
+    """
+    module_name, _, name = target.partition(":")
+    if not module_name or not name:
+        raise ChainTargetError(
+            f"{target!r} is no chain: write module:factory, such as chains.summarize:build_summarize_chain."
+        )
+    found: Any = _import(module_name)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise ChainTargetError(f"The module {module_name} has no function {name}.")
+    factory: ChainFactory = found
+    return factory
+
+
+def _import(name: str) -> object:
+    here = str(Path.cwd())
+    if here not in sys.path:  # an installed script starts without it
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ChainTargetError(f"No module named {error.name!r} for the chain {name}.") from error
+    except Exception as error:
+        raise ChainTargetError(f"The module {name} fails on import ({type(error).__name__}).") from error
