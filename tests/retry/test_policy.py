@@ -217,7 +217,13 @@ def test_a_hopeless_error_after_a_transient_one_stops(execute, fake_clock, api_e
     assert len(func.calls) == 2
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), asyncio.CancelledError()], ids=repr)
+class Stop(BaseException):
+    """As trio's and pytest's own: not an Exception, so not for us."""
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SystemExit(3), asyncio.CancelledError(), Stop()], ids=repr
+)
 def test_an_interrupt_passes_through_at_once(fake_clock, error):
     policy = RetryWithExponentialBackoff(retry_on=(BaseException,))
     func = Script(error)

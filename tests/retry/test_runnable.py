@@ -604,8 +604,8 @@ async def ajoin(input: AsyncIterator[str]) -> AsyncIterator[str]:  # noqa: A002
 
 async def letters() -> AsyncIterator[str]:
     for letter in "abcd":
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        for _ in range(20):  # slower than the second attempt is to begin
+            await asyncio.sleep(0)
         yield letter
 
 
