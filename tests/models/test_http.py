@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import importlib.util
 import shutil
 import socket
 import ssl
 import subprocess
-import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import openai
@@ -217,6 +214,17 @@ def test_the_callers_own_clients_are_used_and_left_open(simulate, make_model):
     assert len(sim.requests) == 2
 
 
+def test_a_proxied_environment_has_the_default_client(sim, relay_to, monkeypatch):
+    proxy = relay_to(port_of(sim))
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+
+    async def main() -> type:
+        await ReliableChatOpenAI(base_url=sim.base_url, **from_loopback).ainvoke("Hello")
+        return type(default_async_client()._bound[asyncio.get_running_loop()][0])
+
+    assert asyncio.run(main()) is openai.DefaultAsyncHttpxClient
+
+
 def test_a_change_of_the_environment_gets_a_client_of_its_own(monkeypatch):
     before = default_async_client()
     assert default_async_client() is before
@@ -230,85 +238,15 @@ def test_a_change_of_the_environment_gets_a_client_of_its_own(monkeypatch):
 # Proxies and certificates
 
 
-class Relay:
-    """Passes connections on to a port, byte by byte, and keeps the first line of each.
-
-    A plain HTTP proxy needs no more: the simulator understands a request for an absolute URL.
-    """
-
-    def __init__(self, to_port: int, tls: ssl.SSLContext | None = None) -> None:
-        self.first_lines: list[bytes] = []
-        self.connections = 0
-        self._to_port = to_port
-        self._tls = tls
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._open: list[socket.socket] = [self._listener]
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-        self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            client.settimeout(5)
-            if self._tls is not None:
-                try:
-                    client = self._tls.wrap_socket(client, server_side=True)
-                except (OSError, ssl.SSLError):
-                    client.close()
-                    continue
-            server = socket.create_connection(("127.0.0.1", self._to_port), timeout=5)
-            self._open += [client, server]
-            for source, sink in ((client, server), (server, client)):
-                thread = threading.Thread(
-                    target=self._pump, args=(source, sink, source is client), daemon=True
-                )
-                self._threads.append(thread)
-                thread.start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, is_request: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65_536):
-                if is_request and data.startswith((b"POST ", b"CONNECT ")):
-                    self.first_lines.append(data.split(b"\r\n", 1)[0])
-                sink.sendall(data)
-        for each in (source, sink):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        for each in self._open:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(2)
-        for each in self._open:
-            each.close()
-
-
-@pytest.fixture
-def relay_to() -> Iterator[Callable[..., Relay]]:
-    relays: list[Relay] = []
-
-    def start(*args: Any, **kwargs: Any) -> Relay:
-        relays.append(Relay(*args, **kwargs))
-        return relays[-1]
-
-    yield start
-    for relay in relays:
-        relay.close()
-
-
 @pytest.fixture
 def sim() -> Iterator[Simulator]:
     # a new URL for each test: LangChain keeps one client for a URL, whatever the environment has become
     with Simulator(max_lifetime_seconds=60) as simulator:
         yield simulator
+
+
+def port_of(sim: Simulator) -> int:
+    return httpx2.URL(sim.base_url).port
 
 
 def close(model: ReliableChatOpenAI) -> None:
@@ -318,7 +256,7 @@ def close(model: ReliableChatOpenAI) -> None:
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
 def test_a_proxy_from_the_environment_is_used(variable, sim, relay_to, monkeypatch):
-    proxy = relay_to(int(sim.base_url.split(":")[2].split("/")[0]))
+    proxy = relay_to(port_of(sim))
     monkeypatch.setenv(variable, proxy.url)
     model = ReliableChatOpenAI(base_url=sim.base_url, **from_loopback)
     model.invoke("sync")
@@ -330,7 +268,7 @@ def test_a_proxy_from_the_environment_is_used(variable, sim, relay_to, monkeypat
 
 
 def test_no_proxy_is_honoured(sim, relay_to, monkeypatch):
-    proxy = relay_to(int(sim.base_url.split(":")[2].split("/")[0]))
+    proxy = relay_to(port_of(sim))
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     model = ReliableChatOpenAI(base_url=sim.base_url, **from_loopback)
@@ -342,7 +280,7 @@ def test_no_proxy_is_honoured(sim, relay_to, monkeypatch):
 
 
 def test_openai_proxy_is_used(sim, relay_to):
-    proxy = relay_to(int(sim.base_url.split(":")[2].split("/")[0]))
+    proxy = relay_to(port_of(sim))
     model = ReliableChatOpenAI(base_url=sim.base_url, openai_proxy=proxy.url, **from_loopback)
     model.invoke("sync")
     assert len(proxy.first_lines) == 1
@@ -372,10 +310,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def tls_relay(sim, relay_to, certificate) -> Relay:
+def tls_relay(sim, relay_to, certificate):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
-    return relay_to(int(sim.base_url.split(":")[2].split("/")[0]), context)
+    return relay_to(port_of(sim), context)
 
 
 def test_certificates_from_the_environment_are_trusted(sim, tls_relay, certificate, monkeypatch):
