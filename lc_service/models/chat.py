@@ -16,7 +16,7 @@ from langchain_core.load.serializable import SerializedConstructor, SerializedNo
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
-from pydantic import Field, InstanceOf, model_validator
+from pydantic import ConfigDict, Field, InstanceOf, model_validator
 
 from lc_service.models import http
 from lc_service.models.pipeline import (
@@ -73,6 +73,9 @@ class ReliableChatOpenAI(ChatOpenAI):
     )
     stream_usage: bool | None = True
 
+    # What pydantic would show of a refused input may be the key.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     @classmethod
     def lc_id(cls) -> list[str]:
         """Serialise as the ChatOpenAI this is, so that LangChain's cache and `load` know it."""
@@ -91,11 +94,13 @@ class ReliableChatOpenAI(ChatOpenAI):
         """Read ChatOpenAI's `max_retries` as the policy's."""
         if not isinstance(values, dict) or values.get("max_retries") is None:
             return values
-        if "retry" in values:
+        # LangChain's configurable_fields makes its copies of all of a model's fields, clients included.
+        is_copy = values.get("root_async_client") is not None
+        if "retry" in values and not (is_copy and values["retry"].max_retries == values["max_retries"]):
             raise ValueError(
                 "Give either max_retries or retry, not both: retry has a max_retries of its own."
             )
-        return values | {"retry": RetryWithExponentialBackoff(max_retries=values["max_retries"])}
+        return {"retry": RetryWithExponentialBackoff(max_retries=values["max_retries"])} | values
 
     @model_validator(mode="after")
     def _own_clients(self) -> Self:
@@ -159,8 +164,16 @@ class ReliableChatOpenAI(ChatOpenAI):
         return self.model_copy(update={"retry": retry or replace(self.retry, **changes)})
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Copy, without the serialised form that LangChain's cache would take for the copy's own."""
-        copy = super().model_copy(update=update, deep=deep)
+        """Copy, without the serialised form that LangChain's cache would take for the copy's own.
+
+        `max_retries`, where it was given, and the policy's are kept the same.
+        """
+        changes = dict(update or {})
+        if "retry" in changes and self.max_retries is not None:
+            changes["max_retries"] = changes["retry"].max_retries
+        elif changes.get("max_retries") is not None:
+            changes["retry"] = replace(self.retry, max_retries=changes["max_retries"])
+        copy = super().model_copy(update=changes, deep=deep)
         copy.__dict__.pop("_serialized", None)
         return copy
 

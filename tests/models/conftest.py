@@ -19,6 +19,12 @@ from lc_service.simulator import Simulator
 KEY = "sk-test-DISTINCTIVE-0123456789"
 
 
+@pytest.fixture
+def key() -> str:
+    """The key that every model of `make_model` has."""
+    return KEY
+
+
 @pytest.fixture(scope="session")
 def port() -> int:
     """One port for all simulators of this process: LangChain makes two HTTP clients for each new base URL,
