@@ -7,6 +7,7 @@ model; prices nothing.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,13 +41,16 @@ class TokenCounter(BaseCallbackHandler):
     """
 
     run_inline = True  # in async runs a handler is otherwise sent through a thread: 100 µs a call
+    # Starts and steps tell nothing about usage. Without this LangChain writes each prompt out as one text.
+    ignore_chat_model = ignore_chain = ignore_agent = ignore_retriever = ignore_custom_event = True
 
-    def __init__(self, *, _outer: TokenCounter | None = None) -> None:
+    def __init__(self) -> None:
         self.usage = UsageReport()
-        self._outer = _outer
         # The same handler, or an inner tracker and its outer one, can be told twice of one run's end, one
         # right after the other: the last few ends are enough to know.
         self._ended: dict[UUID, None] = {}
+        # A model's error can be told again as the reason why the chain around it is retried.
+        self._counted_errors: weakref.WeakSet[BaseException] = weakref.WeakSet()
         self._lock = threading.Lock()
 
     def update(self, usage: object) -> None:
@@ -81,35 +85,32 @@ class TokenCounter(BaseCallbackHandler):
                 model=output.get("model_name") or _model_name(message),
                 operation=output.get("operation", "chat"),
             )
-        if self._outer is not None:
-            self._outer.on_llm_end(response, run_id=run_id)
 
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+    def on_llm_error(self, error: BaseException, **_: Any) -> None:
         """Count what was paid for an answer whose end never came."""
-        self._count_partial(error, run_id)
-        if self._outer is not None:
-            self._outer.on_llm_error(error, run_id=run_id)
+        self._count_partial(error)
 
-    def on_retry(self, retry_state: RetryCallState, *, run_id: UUID, **_: Any) -> None:
+    def on_retry(self, retry_state: RetryCallState, **_: Any) -> None:
         """Count what was paid for an attempt whose answer was cut off."""
         if retry_state.outcome is not None:
-            # an identity of the attempt's own within the run
-            attempt_id = UUID(int=run_id.int ^ retry_state.attempt_number)
-            self._count_partial(retry_state.outcome.exception(), attempt_id)
-        if self._outer is not None:
-            self._outer.on_retry(retry_state, run_id=run_id)
+            self._count_partial(retry_state.outcome.exception())
 
-    def _count_partial(self, error: BaseException | None, identity: UUID) -> None:
+    def _count_partial(self, error: BaseException | None) -> None:
         partial = getattr(error, "partial", None)
-        if isinstance(partial, AIMessage) and partial.usage_metadata and self._is_first(identity):
-            usage = TokenUsage.read(partial.usage_metadata)
-            self.usage.record(usage, model=_model_name(partial), is_call=False)
-
-    def _is_first(self, identity: UUID) -> bool:
+        if error is None or not isinstance(partial, AIMessage) or not partial.usage_metadata:
+            return
         with self._lock:
-            if identity in self._ended:
+            if error in self._counted_errors:
+                return
+            self._counted_errors.add(error)
+        usage = TokenUsage.read(partial.usage_metadata)
+        self.usage.record(usage, model=_model_name(partial), is_call=False)
+
+    def _is_first(self, run_id: UUID) -> bool:
+        with self._lock:
+            if run_id in self._ended:
                 return False
-            self._ended[identity] = None
+            self._ended[run_id] = None
             if len(self._ended) > _REMEMBERED_RUNS:
                 del self._ended[next(iter(self._ended))]
             return True
@@ -145,7 +146,30 @@ def _model_name(message: AIMessage | None) -> str:
     return str(metadata.get("model_name") or metadata.get("model") or _UNKNOWN_MODEL)
 
 
-_tracker: ContextVar[TokenCounter | None] = ContextVar("lc_service_tracker", default=None)
+class _Tracker(TokenCounter):
+    """A counter that passes on what it is told to the tracker around it."""
+
+    def __init__(self, outer: _Tracker | None) -> None:
+        super().__init__()
+        self.outer = outer
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
+        super().on_llm_end(response, run_id=run_id)
+        if self.outer is not None:
+            self.outer.on_llm_end(response, run_id=run_id)
+
+    def on_llm_error(self, error: BaseException, **_: Any) -> None:
+        super().on_llm_error(error)
+        if self.outer is not None:
+            self.outer.on_llm_error(error)
+
+    def on_retry(self, retry_state: RetryCallState, **_: Any) -> None:
+        super().on_retry(retry_state)
+        if self.outer is not None:
+            self.outer.on_retry(retry_state)
+
+
+_tracker: ContextVar[_Tracker | None] = ContextVar("lc_service_tracker", default=None)
 # Once, at import: LangChain keeps every hook for ever.
 register_configure_hook(_tracker, inheritable=True)
 
@@ -167,13 +191,23 @@ def track_usage() -> Iterator[UsageReport]:
         >>> usage.total.total_tokens
         0
     """
-    outer = _tracker.get()
-    tracker = TokenCounter(_outer=outer)
-    token = _tracker.set(tracker)
+    tracker = _Tracker(_tracker.get())
+    _tracker.set(tracker)
     try:
         yield tracker.usage
     finally:
-        try:
-            _tracker.reset(token)
-        except ValueError:  # closed in another context, as an abandoned async generator is
-            _tracker.set(outer)
+        _close(tracker)
+
+
+def _close(tracker: _Tracker) -> None:
+    """Take `tracker` out of this context, wherever it stands there.
+
+    Not by the token of `set`: a generator's block can end in another context, or after one begun later.
+    """
+    current = _tracker.get()
+    if current is tracker:
+        _tracker.set(tracker.outer)
+    while current is not None:
+        if current.outer is tracker:
+            current.outer = tracker.outer
+        current = current.outer
