@@ -71,7 +71,8 @@ async def test_the_chunks_of_an_async_call_are_sent_one_after_the_other(simulate
 async def test_tokenize_is_the_seam_for_splitting_texts(simulate, embed):
     """`_tokenize(texts, chunk_size)` returns (iterable, pieces, indices, token counts); pieces may be text.
 
-    Vectors of one text's pieces are averaged by their token counts.
+    Vectors of one text's pieces are averaged by `len(piece)`, which is characters where pieces are text; the
+    token counts only keep a request below 300,000.
 
     Ours: `ReliableOpenAIEmbeddings._tokenize` in `models/embeddings.py` returns text in place of tokens.
     """
@@ -85,7 +86,9 @@ async def test_tokenize_is_the_seam_for_splitting_texts(simulate, embed):
     vectors = embeddings.embed_documents(["first", "second"])
     assert vectors == await embeddings.aembed_documents(["first", "second"])
     assert [call["input"] for call in embeddings.client.calls] == [["a", "aaaaa", "aa"]]
-    assert vectors[0] == pytest.approx([2 / 5**0.5, 1 / 5**0.5])  # (3 * [1, 1] + 1 * [5, 1]) / 4, scaled to 1
+    average = [(1 * 1 + 5 * 5) / 6, 1]
+    length = sum(value**2 for value in average) ** 0.5
+    assert vectors[0] == pytest.approx([value / length for value in average])
     assert vectors[1] == [2.0, 1.0]
     assert list(inspect.signature(OpenAIEmbeddings._tokenize).parameters) == ["self", "texts", "chunk_size"]
 

@@ -228,8 +228,8 @@ def leaves_sockets_behind() -> Iterator[None]:
 def test_the_cached_async_client_sends_then_fails_in_a_second_loop(simulate, leaves_sockets_behind):
     """ChatOpenAI's async HTTP client is cached for the process (langchain#35783).
 
-    In a second `asyncio.run` a request is sent and then fails with "Event loop is closed". (FACTS: and is then
-    sent again. On openai 3.54 the SDK does not retry it, whatever `max_retries`; the user will.)
+    In a second `asyncio.run` a request is sent and then fails with "Event loop is closed". (FACTS: it is
+    then sent again. On openai 3.54 the SDK does not retry it, whatever `max_retries`; the user will.)
 
     Ours: `LoopBoundAsyncClient` in `models/http.py` exists for it. If this is fixed, it may go.
     """
