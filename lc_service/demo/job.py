@@ -7,37 +7,34 @@ after every item and before every retry.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
-from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
 from langchain_openai import ChatOpenAI
-from tenacity import RetryCallState
 
 from lc_service import clock
 from lc_service.accounting.usage import TokenUsage, UsageReport
 from lc_service.data import Document, load_documents
 from lc_service.demo.failure import describe, is_hopeless
-from lc_service.demo.result import INTERRUPTED, DemoResult, ItemResult, by_line
+from lc_service.demo.result import INTERRUPTED, DemoResult, ItemResult, Line, by_line
 from lc_service.demo.target import ChainFactory
 from lc_service.retry.policy import RetryEvent, RetryWithExponentialBackoff
 from lc_service.service import OpenAIService, ServiceSettings
 from lc_service.simulator import Bill, Fault, FaultPlan, ServerLimits, Simulator
 
-_LATENCY_SECONDS = 1.2
 _LIFETIME_SECONDS = 86_400.0
-# Everything that a retry survives at no cost. "no_finish" is not among them: of an answer that never ended
-# the client knows the tokens, but not the model to count them for.
+# What a retry survives at no cost.
 _FAULTS: tuple[str | Fault, ...] = (
     "rate_limit", "rate_limit_reset", "rate_limit_bare", Fault("rate_limit_seconds", retry_after_seconds=1),
     "server_error", "bad_gateway", "unavailable", "gateway_timeout", "timeout", "conflict",
-    "reset", "not_json", "broken_json", Fault("slow", delay_seconds=0.5),
+    "reset", "not_json", Fault("slow", delay_seconds=0.5),
 )  # fmt: skip
 
 
@@ -47,16 +44,18 @@ class DemoSettings:
 
     Attributes:
         faults: Share of requests that meet a fault, 0 to 1.
-        requests_per_minute: The server's limit.
-        tokens_per_minute: The server's limit.
+        requests_per_minute: The server's limit; None is unlimited.
+        tokens_per_minute: The server's limit; None is unlimited.
+        latency_seconds: The time the server takes for an answer.
         seed: Another seed gives other faults.
         concurrency: Items in progress at a time.
         model: The chat model; the settings' own where None.
     """
 
     faults: float = 0.2
-    requests_per_minute: float | None = 480.0
+    requests_per_minute: float | None = 540.0
     tokens_per_minute: float | None = 200_000.0
+    latency_seconds: float = 1.6
     seed: int = 7
     concurrency: int = 16
     model: str | None = None
@@ -69,23 +68,19 @@ class DemoJob:
         factory: Makes the chain from a model.
         documents: The items.
         settings: What the run meets.
+
+    Attributes:
         watch: Called with the job, in its loop, whenever something changed; it should be quick.
     """
 
-    def __init__(
-        self,
-        factory: ChainFactory,
-        documents: Sequence[Document],
-        settings: DemoSettings,
-        watch: Callable[[DemoJob], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, factory: ChainFactory, documents: Sequence[Document], settings: DemoSettings) -> None:
+        self.watch: Callable[[DemoJob], None] = lambda _: None
         self.documents = documents
         self.retries: Counter[str] = Counter()
         self.finished: list[ItemResult] = []
         self.usage = UsageReport()
         self._factory = factory
         self._settings = settings
-        self._watch = watch
         self._expected: dict[str, str] = {}
         self._lock = threading.Lock()
         self._started = self._ended = 0.0
@@ -113,7 +108,9 @@ class DemoJob:
 
     async def _rehearse(self, chain: Runnable[Any, Any]) -> None:
         for document in self.documents:
-            self._expected[document.id] = _text(await chain.ainvoke(chain_input(document)))
+            # an item that fails here has no answer to hold the run's against: there it will be lost, and told
+            with contextlib.suppress(Exception):
+                self._expected[document.id] = _text(await chain.ainvoke(chain_input(document)))
 
     def run_simulated(self) -> DemoResult:
         """Run against a simulator with rate limits and faults; the result has its bill."""
@@ -127,7 +124,7 @@ class DemoJob:
         with Simulator(
             limits=limits,
             faults=plan,
-            latency_seconds=_LATENCY_SECONDS,
+            latency_seconds=settings.latency_seconds,
             max_lifetime_seconds=_LIFETIME_SECONDS,
         ) as simulator:
             service = OpenAIService(
@@ -179,7 +176,7 @@ class DemoJob:
                 if is_hopeless(failure):
                     self._stopped_by = error
             self.finished.append(self._judge(document, answer, error, tally.attempts))
-            self._watch(self)
+            self.watch(self)
 
     def _judge(self, document: Document, answer: str | None, error: str | None, attempts: int) -> ItemResult:
         expected = self._expected.get(document.id, answer)
@@ -195,31 +192,24 @@ class DemoJob:
     def _count_retry(self, event: RetryEvent) -> None:
         with self._lock:  # a chain may call its model from a thread
             self.retries[event.verdict.kind] += 1
-        self._watch(self)
+        self.watch(self)
 
     def result(self) -> DemoResult:
         """Return what was done so far."""
-        billed = None
-        if self._bill is not None:
-            billed = {
-                line: TokenUsage(
-                    input_tokens=entry.usage.input_tokens,
-                    cached_input_tokens=entry.usage.cached_input_tokens,
-                    output_tokens=entry.usage.output_tokens,
-                    reasoning_tokens=entry.usage.reasoning_tokens,
-                )
-                for line, entry in self._bill.lines.items()
-            }
         return DemoResult(
             items=len(self.documents),
             finished=tuple(self.finished),
             counted=by_line(self.usage),
-            billed=billed,
+            billed=None if self._bill is None else _billed(self._bill),
             server_requests=self._server_requests,
             retries=dict(self.retries.most_common()),
             seconds=(self._ended or clock.now()) - self._started,
             stopped_by=self._stopped_by,
         )
+
+
+def _billed(bill: Bill) -> dict[Line, TokenUsage]:
+    return {line: TokenUsage(**asdict(entry.usage)) for line, entry in bill.lines.items()}
 
 
 class _CallTally(BaseCallbackHandler):
@@ -231,17 +221,17 @@ class _CallTally(BaseCallbackHandler):
         self.attempts = 0
 
     def on_chat_model_start(self, *_: Any, **__: Any) -> None:
-        """Say that chat models are understood; the attempts are counted at their ends."""
+        """Say that chat models are understood; their attempts are counted as they end."""
 
-    def on_llm_end(self, *_: Any, run_id: UUID, **__: Any) -> None:
+    def on_llm_end(self, *_: Any, **__: Any) -> None:
         """Count the attempt that brought the answer."""
         self.attempts += 1
 
-    def on_llm_error(self, *_: Any, run_id: UUID, **__: Any) -> None:
+    def on_llm_error(self, *_: Any, **__: Any) -> None:
         """Count the last attempt of a call that failed."""
         self.attempts += 1
 
-    def on_retry(self, retry_state: RetryCallState, *, run_id: UUID, **_: Any) -> None:
+    def on_retry(self, *_: Any, **__: Any) -> None:
         """Count an attempt that failed and is made again."""
         self.attempts += 1
 
@@ -254,7 +244,7 @@ def choose_documents(count: int | None = None) -> list[Document]:
     """
     documents = load_documents()
     if count is not None and not 1 <= count <= len(documents):
-        raise ValueError(f"the data set has {len(documents)} documents: ask for 1 to {len(documents)}")
+        raise ValueError(f"The data set has {len(documents)} documents: ask for 1 to {len(documents)}.")
     return documents[:count]
 
 

@@ -23,38 +23,34 @@ _BAD = Text("✗", style="bold red")
 
 
 @contextmanager
-def progress_bar(console: Console, total: int) -> Iterator[_Watch]:
-    """Show a progress bar on `console`, or nothing where that is no terminal."""
+def progress_bar(console: Console, job: DemoJob) -> Iterator[None]:
+    """Show how `job` gets on, for as long as the block runs; nothing where `console` is no terminal."""
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("Answering"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[failed]} failed", style="dim"),
-        TextColumn("{task.fields[retries]} retries", style="yellow"),
-        TextColumn("{task.fields[tokens]:,} tokens", style="cyan"),
+        TextColumn("[dim]{task.fields[failed]} failed"),
+        TextColumn("[yellow]{task.fields[retries]} retries"),
+        TextColumn("[cyan]{task.fields[tokens]:,} tokens"),
         TimeElapsedColumn(),
         console=console,
         disable=not console.is_terminal,
+        expand=True,
     )
-    with progress:
-        yield _Watch(progress, total)
+    task = progress.add_task("", total=len(job.documents), failed=0, retries=0, tokens=0)
 
-
-class _Watch:
-    """What a job calls when something changed."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task("Answering", total=total, failed=0, retries=0, tokens=0)
-
-    def __call__(self, job: DemoJob) -> None:
-        self._progress.update(
-            self._task,
+    def update(job: DemoJob) -> None:
+        progress.update(
+            task,
             completed=len(job.finished),
             failed=sum(item.answer is None for item in job.finished),
             retries=job.retries.total(),
             tokens=job.usage.total.total_tokens,
         )
+
+    job.watch = update
+    with progress:
+        yield
 
 
 def show_result(console: Console, result: DemoResult, shown: int) -> None:

@@ -23,6 +23,8 @@ class ChainTargetError(ValueError):
 def load_factory(target: str) -> ChainFactory:
     """Return the factory that `target` names; modules of the working directory are found too.
 
+    What it returns raises `ChainTargetError` as well, where the function makes no chain of the model.
+
     Args:
         target: `package.module:function`, for instance `chains.summarize:build_summarize_chain`.
 
@@ -32,15 +34,24 @@ def load_factory(target: str) -> ChainFactory:
     module_name, _, name = target.partition(":")
     if not module_name or not name:
         raise ChainTargetError(
-            f"{target!r} is no chain: write module:factory, such as chains.summarize:build_summarize_chain."
+            f"{target!r} is no chain: write module:function, such as chains.summarize:build_summarize_chain."
         )
     found: Any = _import(module_name)
     for part in name.split("."):
         found = getattr(found, part, None)
     if not callable(found):
         raise ChainTargetError(f"The module {module_name} has no function {name}.")
-    factory: ChainFactory = found
-    return factory
+    return lambda model: _make(found, target, model)
+
+
+def _make(factory: Callable[[Any], Any], target: str, model: Any) -> Runnable[Any, Any]:
+    try:
+        chain = factory(model)
+    except Exception as error:
+        raise ChainTargetError(f"{target} makes no chain of a model ({type(error).__name__}).") from error
+    if not isinstance(chain, Runnable):
+        raise ChainTargetError(f"{target} makes no chain but a value of type {type(chain).__name__}.")
+    return chain
 
 
 def _import(name: str) -> object:
