@@ -156,10 +156,11 @@ def demo(
     against a rehearsal without faults, each token against the server's bill. A difference or a lost item
     ends in exit code 1.
 
-    A chain of your own: --chain my_module:build_chain; its input is a dictionary with title and text.
+    A chain of your own: --chain my_module:build_chain. Its input is a dictionary with title and text, and the
+    same input has to get the same answer.
     """
     del debug
-    err = Console(stderr=True)
+    out, err = Console(), Console(stderr=True)
     _set_up_logging(err, verbose)
     with err.status("Loading…"), _direct_loopback(), _usage_errors():
         from lc_service import demo as room
@@ -180,12 +181,14 @@ def demo(
             f"{len(job.documents)} documents, about {estimate.input_tokens:,} tokens in and "
             f"{estimate.output_tokens:,} or more out, go to {live_target} and are billed to your account."
         )
+    if not as_json:
+        room.show_plan(out, job, chain, is_live=live)
     with _direct_loopback(), room.progress_bar(err, job):
         result = job.run_live() if live else job.run_simulated()
     if as_json:
         typer.echo(json.dumps(result.as_dict(), ensure_ascii=False, indent=2))
     else:
-        room.show_result(Console(), result, show)
+        room.show_result(out, result, show)
     return _verdict(result)
 
 
@@ -310,7 +313,8 @@ class _Conversation:
         spent, so_far = usage.total, self._service.usage.total
         facts = [f"{spent.input_tokens:,} tokens in, {spent.output_tokens:,} out"]
         facts += [f"{so_far.total_tokens:,} in all", f"{clock.now() - started:.1f} s"]
-        facts += [f"{self._retries} retries"] if self._retries else []
+        if self._retries:
+            facts.append("1 retry" if self._retries == 1 else f"{self._retries} retries")
         self._err.print(" · ".join(facts), style="dim")
 
     def _stream(self, messages: list[tuple[str, str]]) -> str:

@@ -7,7 +7,7 @@ answer is held against a rehearsal without faults, and each token against the si
 from lc_service.demo.failure import describe, is_hopeless
 from lc_service.demo.job import DemoJob, DemoSettings, choose_documents
 from lc_service.demo.result import INTERRUPTED, DemoResult, ItemResult
-from lc_service.demo.show import progress_bar, show_result
+from lc_service.demo.show import progress_bar, show_plan, show_result
 from lc_service.demo.target import ChainTargetError, load_factory
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "is_hopeless",
     "load_factory",
     "progress_bar",
+    "show_plan",
     "show_result",
 ]

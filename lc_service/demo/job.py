@@ -79,8 +79,9 @@ class DemoJob:
         self.retries: Counter[str] = Counter()
         self.finished: list[ItemResult] = []
         self.usage = UsageReport()
+        self._tallies: dict[str, _CallTally] = {}
         self._factory = factory
-        self._settings = settings
+        self.settings = settings
         self._expected: dict[str, str] = {}
         self._lock = threading.Lock()
         self._started = self._ended = 0.0
@@ -96,7 +97,7 @@ class DemoJob:
         """
         with Simulator(max_lifetime_seconds=_LIFETIME_SECONDS) as simulator:
             model = ChatOpenAI(
-                model=self._settings.model or ServiceSettings.load().model,
+                model=self.settings.model or ServiceSettings.load().model,
                 base_url=simulator.base_url,
                 api_key="simulated",
                 max_retries=0,
@@ -114,7 +115,7 @@ class DemoJob:
 
     def run_simulated(self) -> DemoResult:
         """Run against a simulator with rate limits and faults; the result has its bill."""
-        settings = self._settings
+        settings = self.settings
         limits = ServerLimits(
             requests_per_minute=settings.requests_per_minute, tokens_per_minute=settings.tokens_per_minute
         )
@@ -143,7 +144,7 @@ class DemoJob:
         """
         policy = replace(ServiceSettings.load().retry_policy(), on_retry=self._count_retry)
         self._expected.clear()
-        self._run(OpenAIService(model=self._settings.model, retry=policy))
+        self._run(OpenAIService(model=self.settings.model, retry=policy))
         return self.result()
 
     def _run(self, service: OpenAIService) -> None:
@@ -160,14 +161,14 @@ class DemoJob:
     async def _run_items(self, chain: Runnable[Any, Any]) -> None:
         waiting = iter(self.documents)
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(self._settings.concurrency, len(self.documents))):
+            for _ in range(min(self.settings.concurrency, len(self.documents))):
                 group.create_task(self._work(chain, waiting))
 
     async def _work(self, chain: Runnable[Any, Any], waiting: Iterator[Document]) -> None:
         for document in waiting:
             if self._stopped_by:
                 return
-            tally = _CallTally()
+            tally = self._tallies[document.id] = _CallTally()
             answer = error = None
             try:
                 answer = _text(await chain.ainvoke(chain_input(document), {"callbacks": [tally]}))
@@ -199,6 +200,7 @@ class DemoJob:
         return DemoResult(
             items=len(self.documents),
             finished=tuple(self.finished),
+            attempts=sum(tally.attempts for tally in self._tallies.values()),
             counted=by_line(self.usage),
             billed=None if self._bill is None else _billed(self._bill),
             server_requests=self._server_requests,

@@ -45,6 +45,7 @@ class DemoResult:
     Attributes:
         items: Documents that were to be answered.
         finished: Those that were answered or lost, in the order in which they ended.
+        attempts: HTTP requests as the client counted them, those of unfinished items included.
         counted: What the client counted, line by line.
         billed: What the server billed, or None where nobody but the provider knows.
         server_requests: HTTP requests that the server saw, or None likewise.
@@ -55,6 +56,7 @@ class DemoResult:
 
     items: int
     finished: tuple[ItemResult, ...]
+    attempts: int
     counted: Mapping[Line, TokenUsage]
     billed: Mapping[Line, TokenUsage] | None = None
     server_requests: int | None = None
@@ -81,11 +83,6 @@ class DemoResult:
     def wrong(self) -> int:
         """Items whose answer belongs to something else."""
         return sum(item.is_wrong for item in self.finished)
-
-    @property
-    def attempts(self) -> int:
-        """HTTP requests as the client counted them: calls and retries."""
-        return sum(item.attempts for item in self.finished)
 
     @property
     def is_balanced(self) -> bool:

@@ -53,6 +53,26 @@ def progress_bar(console: Console, job: DemoJob) -> Iterator[None]:
         yield
 
 
+def show_plan(console: Console, job: DemoJob, chain: str, *, is_live: bool) -> None:
+    """Print what is about to run."""
+    languages = {document.language for document in job.documents}
+    settings = job.settings
+    if is_live:
+        server = "the real API"
+    else:
+        allowed = settings.requests_per_minute
+        server = "a simulator that allows " + (
+            f"{allowed:,.0f} requests a minute" if allowed else "any speed"
+        )
+        server += f" and meets {settings.faults:.0%} of them with a fault" if settings.faults else ""
+    console.print(
+        f"{len(job.documents)} documents in {len(languages)} languages through {chain}, "
+        f"{settings.concurrency} at a time, against {server}.",
+        highlight=False,
+        markup=False,
+    )
+
+
 def show_result(console: Console, result: DemoResult, shown: int) -> None:
     """Print some answers, the summary, and counted against billed."""
     if shown and (answers := _sample(result.finished, shown)):
@@ -61,12 +81,17 @@ def show_result(console: Console, result: DemoResult, shown: int) -> None:
         console.print(_failures(failures))
     console.print(_summary(result))
     console.print(_tokens(result))
+    if result.is_right:
+        rest = "" if result.billed is None else " Every answer is its own, every token counted as billed."
+        console.print(_GOOD, f"Every item is answered.{rest}")
 
 
 def _sample(finished: Sequence[ItemResult], count: int) -> list[ItemResult]:
     """Choose `count` answers, of as many languages as possible."""
     answers = sorted((i for i in finished if i.answer is not None), key=lambda i: (i.language, i.id))
     languages = [list(group) for _, group in groupby(answers, key=lambda item: item.language)]
+    if count < len(languages):
+        languages = [languages[place * len(languages) // count] for place in range(count)]
     turns = [item for turn in zip_longest(*languages) for item in turn if item is not None]
     return sorted(turns[:count], key=lambda item: (item.language, item.id))
 
@@ -75,7 +100,7 @@ def _answers(items: Sequence[ItemResult]) -> Table:
     table = _table("Answers")
     table.add_column("Document", style="cyan", no_wrap=True)
     table.add_column("Tries", justify="right")
-    table.add_column("Answer", ratio=1)
+    table.add_column("Answer", ratio=1, overflow="fold")  # Chinese and Japanese have no spaces to wrap at
     for item in items:
         table.add_row(item.id, str(item.attempts), Text(item.answer or ""))
     return table
@@ -130,7 +155,9 @@ def _tokens(result: DemoResult) -> Table:
             table.add_row("", "billed", "see your OpenAI dashboard")
         else:
             numbers = _numbers(billed.input_tokens, billed.output_tokens)
-            table.add_row("", "billed", *numbers, _mark(is_same))
+            in_flight = Text("calls in flight", style="yellow")
+            mark = in_flight if result.stopped_by and not is_same else _mark(is_same)
+            table.add_row("", "billed", *numbers, mark)
     return table
 
 
