@@ -7,17 +7,20 @@ retries, tokens or the wire.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypedDict
+from urllib.parse import urlsplit
 
 from langchain_core.messages import AIMessage, BaseMessage, MessageLikeRepresentation, convert_to_messages
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lc_service import clock
-from lc_service.accounting.token_counter import TokenCounter
+from lc_service.accounting.token_counter import TokenCounter, answer_usage
 from lc_service.accounting.usage import TokenUsage, UsageReport
 from lc_service.models.chat import ReliableChatOpenAI
 from lc_service.models.embeddings import ReliableOpenAIEmbeddings
@@ -58,12 +61,41 @@ class ServiceSettings(BaseSettings):
     )
     model: str = Field("gpt-5.4-mini", min_length=1, description="Chat model.")
     embedding_model: str = Field("text-embedding-3-small", min_length=1, description="Embedding model.")
-    temperature: float | None = Field(None, ge=0, le=2, description="Sampling temperature.")
-    timeout_seconds: float | None = Field(None, gt=0, description="Time an attempt may take; 600 by default.")
-    initial_delay: float = Field(1.0, ge=0, description="Seconds before the first retry.")
-    max_delay: float = Field(60.0, ge=0, description="The longest single wait, in seconds.")
+    temperature: float | None = Field(
+        None, ge=0, le=2, allow_inf_nan=False, description="Sampling temperature."
+    )
+    timeout_seconds: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Time an attempt may take; 600 by default."
+    )
+    initial_delay: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="Seconds before the first retry."
+    )
+    max_delay: float = Field(
+        60.0, ge=0, allow_inf_nan=False, description="The longest single wait, in seconds."
+    )
     max_retries: int = Field(5, ge=0, description="Retries after the first attempt.")
-    deadline_seconds: float | None = Field(None, gt=0, description="The longest a call may take in all.")
+    deadline_seconds: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="The longest a call may take in all."
+    )
+
+    @field_validator("api_key")
+    @classmethod
+    def _read_key(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is None:
+            return None
+        word = key.get_secret_value().strip()  # a key read from a file ends in a newline
+        if not (word.isascii() and word.isprintable()) or " " in word:
+            # The HTTP client would refuse it too, and quote it.
+            raise PydanticCustomError("api_key", "A key has no spaces and only printable ASCII characters")
+        return SecretStr(word)
+
+    @field_validator("base_url")
+    @classmethod
+    def _read_base_url(cls, url: str | None) -> str | None:
+        parts = urlsplit(url) if url is not None else None
+        if parts is not None and not (parts.scheme in ("http", "https") and parts.netloc):
+            raise PydanticCustomError("base_url", "A base URL begins with https:// or http://")
+        return url
 
     @classmethod
     def load(cls, **arguments: Any) -> ServiceSettings:
@@ -72,7 +104,10 @@ class ServiceSettings(BaseSettings):
         Raises:
             ConfigurationError: A value is wrong; the message names the argument or variable and
                 repeats no value.
+            TypeError: There is no such setting.
         """
+        if unknown := arguments.keys() - cls.model_fields:
+            raise TypeError(f"There is no setting {', '.join(sorted(unknown))}.")
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
             return cls(**given)
@@ -91,7 +126,11 @@ def _origin(location: tuple[int | str, ...], arguments: dict[str, Any]) -> str:
     name = str(location[0]) if location else "settings"
     if name in arguments:
         return f"the argument {name}"
-    return name if name.isupper() else f"LC_SERVICE_{name.upper()}"
+    for field in ServiceSettings.model_fields.values():
+        if isinstance(field.validation_alias, AliasChoices) and name in field.validation_alias.choices:
+            # pydantic names the first one, whichever was set
+            return " or ".join(map(str, field.validation_alias.choices))
+    return f"LC_SERVICE_{name.upper()}"
 
 
 class ChatCompletion(TypedDict):
@@ -152,16 +191,16 @@ class OpenAIService:
         _require_key(self._settings)
         self._retry = retry or self._settings.retry_policy()
         self._counter = TokenCounter()
-        options = self._common()
-        if self._settings.temperature is not None:
-            options["temperature"] = self._settings.temperature
-        self.chat_model = ReliableChatOpenAI(model=self._settings.model, **options)
+        self.chat_model = ReliableChatOpenAI(model=self._settings.model, **self._common())
+        if self._settings.temperature is not None and self._takes_temperature:
+            # Not an argument: ChatOpenAI's constructor drops it for every gpt-5, also those that take it.
+            self.chat_model.temperature = self._settings.temperature
 
     def _common(self) -> dict[str, Any]:
         settings = self._settings
         common: dict[str, Any] = {
             "api_key": settings.api_key,
-            "base_url": settings.base_url,
+            "base_url": _base_url(settings),
             "retry": self._retry,
             "callbacks": [self._counter],
         }
@@ -229,7 +268,7 @@ class OpenAIService:
             with _logged("chat stream"):
                 for chunk in self.chat_model.stream(prompt, **options):
                     if text := chunk.text:
-                        yield text
+                        yield str(text)
 
         return pieces()
 
@@ -243,7 +282,7 @@ class OpenAIService:
             with _logged("chat stream"):
                 async for chunk in self.chat_model.astream(prompt, **options):
                     if text := chunk.text:
-                        yield text
+                        yield str(text)
 
         return pieces()
 
@@ -270,7 +309,7 @@ class OpenAIService:
         if max_tokens is not None and max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {max_tokens!r}.")
         options: dict[str, Any] = {}
-        if (self.chat_model.profile or {}).get("temperature", True):
+        if self._takes_temperature:
             service_temperature = self._settings.temperature
             default = _DEFAULT_TEMPERATURE if service_temperature is None else service_temperature
             options["temperature"] = default if temperature is None else temperature
@@ -278,11 +317,22 @@ class OpenAIService:
             options["max_tokens"] = max_tokens
         return _read_messages(messages), options
 
+    @property
+    def _takes_temperature(self) -> bool:
+        return bool((self.chat_model.profile or {}).get("temperature", True))
+
     def __repr__(self) -> str:
         return f"OpenAIService(model={self._settings.model!r}, usage={self.usage!r})"
 
 
 _DEFAULT_TEMPERATURE = 0.7
+_OPENAI_URL = "https://api.openai.com/v1"
+
+
+def _base_url(settings: ServiceSettings) -> str | None:
+    # The SDK reads the variable itself where it gets no URL, and takes an empty one for a URL.
+    is_empty = os.environ.get("OPENAI_BASE_URL") == ""
+    return _OPENAI_URL if settings.base_url is None and is_empty else settings.base_url
 
 
 def _require_key(settings: ServiceSettings) -> None:
@@ -294,17 +344,23 @@ def _require_key(settings: ServiceSettings) -> None:
 
 
 def _read_messages(messages: Messages) -> list[BaseMessage]:
+    if isinstance(messages, (Mapping, BaseMessage)):  # their keys or fields would be read as messages
+        raise _not_understood(messages)
     try:
         prompt = convert_to_messages([messages] if isinstance(messages, str) else messages)
-    except (KeyError, NotImplementedError, TypeError, ValueError) as error:
+    except (KeyError, NotImplementedError, TypeError, ValueError):
         # Not the error's own words: they quote the message.
-        raise ValueError(
-            'messages is not understood: pass dictionaries such as {"role": "user", "content": "Hello"}, '
-            f"LangChain messages, or a string ({type(error).__name__})."
-        ) from None
+        raise _not_understood(messages) from None
     if not prompt:
         raise ValueError("messages is empty: pass at least one message.")
     return prompt
+
+
+def _not_understood(messages: object) -> ValueError:
+    return ValueError(
+        'messages is not understood: pass a list of dictionaries such as {"role": "user", "content": '
+        f'"Hello"}} or of LangChain messages, or a string, not this {type(messages).__name__}.'
+    )
 
 
 def _text_list(texts: Sequence[str]) -> list[str]:
@@ -314,9 +370,9 @@ def _text_list(texts: Sequence[str]) -> list[str]:
 
 
 def _completion(message: AIMessage) -> ChatCompletion:
-    usage = TokenUsage.read(message.usage_metadata) if message.usage_metadata else TokenUsage()
+    usage = answer_usage({}, message) or TokenUsage()
     return ChatCompletion(
-        content=message.text,
+        content=str(message.text),  # a plain string: LangChain's is a subclass
         role="assistant",
         usage={
             "prompt_tokens": usage.input_tokens,

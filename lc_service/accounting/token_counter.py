@@ -81,7 +81,7 @@ class TokenCounter(BaseCallbackHandler):
             output = response.llm_output or {}
             message = _message(response)
             self.usage.record(
-                _answer_usage(output, message),
+                answer_usage(output, message),
                 model=output.get("model_name") or _model_name(message),
                 operation=output.get("operation", "chat"),
             )
@@ -127,7 +127,7 @@ def _message(response: LLMResult) -> AIMessage | None:
     return None
 
 
-def _answer_usage(output: dict[str, Any], message: AIMessage | None) -> TokenUsage | None:
+def answer_usage(output: dict[str, Any], message: AIMessage | None) -> TokenUsage | None:
     """Return the usage of an answer, or None where nobody told it.
 
     `llm_output` comes first: with several choices each message repeats the whole call's usage.
