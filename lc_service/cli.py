@@ -45,8 +45,8 @@ _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EX
 
 app = typer.Typer(
     name="lc-service",
-    help="Reliable, accounted-for access to OpenAI models. Without a key everything runs against a simulator "
-    "on this machine.",
+    help="Reliable, accounted-for access to OpenAI models. All of it also runs without a key, against a "
+    "simulator on this machine.",
     epilog=_EPILOG,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -372,7 +372,10 @@ def simulate(
         _option(metavar="SECONDS", min=0.001, help="Span over which the limits hold; 60 allows bursts."),
     ] = 1.0,
     headers: Annotated[
-        Headers, typer.Option(help="x-ratelimit-*: as enforced, as for a whole minute, or none.")
+        Headers,
+        _option(
+            metavar="true|minute|none", help="x-ratelimit-*: as enforced, as for a whole minute, or none."
+        ),
     ] = Headers.TRUE,
     faults: Faults = 0.0,
     fault_kinds: Annotated[
@@ -471,7 +474,7 @@ def _direct_loopback() -> Iterator[None]:
 def _set_up_logging(console: Console, is_verbose: bool) -> None:
     """Send the log to `console`, where it does not break a progress bar, or nowhere."""
     handler = RichHandler(console=console, show_path=False) if is_verbose else logging.NullHandler()
-    logging.basicConfig(handlers=[handler], format="%(message)s", datefmt="%X", force=True)
+    logging.basicConfig(handlers=[handler], format="%(message)s", datefmt="%X")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

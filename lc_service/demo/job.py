@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import openai
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
 from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
 
 from lc_service import clock
 from lc_service.accounting.usage import TokenUsage, UsageReport
@@ -29,6 +31,7 @@ from lc_service.retry.policy import RetryEvent, RetryWithExponentialBackoff
 from lc_service.service import OpenAIService, ServiceSettings
 from lc_service.simulator import Bill, Fault, FaultPlan, ServerLimits, Simulator
 
+_KEY = SecretStr("simulated")
 _LIFETIME_SECONDS = 86_400.0
 # What a retry survives at no cost.
 _FAULTS: tuple[str | Fault, ...] = (
@@ -84,7 +87,7 @@ class DemoJob:
         self.settings = settings
         self._expected: dict[str, str] = {}
         self._lock = threading.Lock()
-        self._started = self._ended = 0.0
+        self._started, self._ended = clock.now(), 0.0
         self._stopped_by: str | None = None
         self._bill: Bill | None = None
         self._server_requests: int | None = None
@@ -96,22 +99,21 @@ class DemoJob:
             What the items used: an estimate for the real thing.
         """
         with Simulator(max_lifetime_seconds=_LIFETIME_SECONDS) as simulator:
-            model = ChatOpenAI(
-                model=self.settings.model or ServiceSettings.load().model,
-                base_url=simulator.base_url,
-                api_key="simulated",
-                max_retries=0,
-            )
-            chain = self._factory(model)
-            asyncio.run(self._rehearse(chain))
+            asyncio.run(self._rehearse(simulator.base_url))
             total = simulator.bill.total
         return TokenUsage(input_tokens=total.input_tokens, output_tokens=total.output_tokens)
 
-    async def _rehearse(self, chain: Runnable[Any, Any]) -> None:
-        for document in self.documents:
-            # an item that fails here has no answer to hold the run's against: there it will be lost, and told
-            with contextlib.suppress(Exception):
-                self._expected[document.id] = _text(await chain.ainvoke(chain_input(document)))
+    async def _rehearse(self, base_url: str) -> None:
+        model = ServiceSettings.load(model=self.settings.model).model
+        async with openai.DefaultAsyncHttpxClient() as client:  # closed with its loop; a shared one is not
+            stock = ChatOpenAI(
+                model=model, base_url=base_url, api_key=_KEY, max_retries=0, http_async_client=client
+            )
+            chain = self._factory(stock)
+            for document in self.documents:
+                # an item that fails here has no answer to compare: it will be lost in the run, and told
+                with contextlib.suppress(Exception):
+                    self._expected[document.id] = _text(await chain.ainvoke(chain_input(document)))
 
     def run_simulated(self) -> DemoResult:
         """Run against a simulator with rate limits and faults; the result has its bill."""
@@ -122,18 +124,22 @@ class DemoJob:
         plan = FaultPlan(seed=settings.seed, rate=settings.faults, kinds=_FAULTS)
         # Full speed against a limit needs many short waits: the server always says when to come back.
         policy = RetryWithExponentialBackoff(0.1, 5.0, max_retries=1000, on_retry=self._count_retry)
-        with Simulator(
-            limits=limits,
-            faults=plan,
-            latency_seconds=settings.latency_seconds,
-            max_lifetime_seconds=_LIFETIME_SECONDS,
-        ) as simulator:
+        with (
+            self._stoppable(),
+            Simulator(
+                limits=limits,
+                faults=plan,
+                latency_seconds=settings.latency_seconds,
+                max_lifetime_seconds=_LIFETIME_SECONDS,
+            ) as simulator,
+        ):
+            self._bill = simulator.bill
             service = OpenAIService(
-                api_key="simulated", model=settings.model, base_url=simulator.base_url, retry=policy
+                api_key=_KEY, model=settings.model, base_url=simulator.base_url, retry=policy
             )
             self._run(service)
             simulator.wait_until_idle()
-            self._bill, self._server_requests = simulator.bill, len(simulator.requests)
+            self._server_requests = len(simulator.requests)
         return self.result()
 
     def run_live(self) -> DemoResult:
@@ -144,19 +150,25 @@ class DemoJob:
         """
         policy = replace(ServiceSettings.load().retry_policy(), on_retry=self._count_retry)
         self._expected.clear()
-        self._run(OpenAIService(model=self.settings.model, retry=policy))
+        with self._stoppable():
+            self._run(OpenAIService(model=self.settings.model, retry=policy))
         return self.result()
 
     def _run(self, service: OpenAIService) -> None:
         self.usage = service.usage
         chain = self._factory(service.chat_model)
         self._started = clock.now()
-        try:
+        with self._stoppable():
             asyncio.run(self._run_items(chain))
+        self._ended = clock.now()
+
+    @contextlib.contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """Let Ctrl-C end the block, and note it: what was done until then is the result."""
+        try:
+            yield
         except KeyboardInterrupt:
             self._stopped_by = INTERRUPTED
-        finally:
-            self._ended = clock.now()
 
     async def _run_items(self, chain: Runnable[Any, Any]) -> None:
         waiting = iter(self.documents)

@@ -1,0 +1,266 @@
+"""The demo: what it proves, and that it says so when something is wrong."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from langchain_core.runnables import Runnable, RunnableLambda
+from rich.console import Console
+
+from lc_service.accounting.usage import TokenUsage
+from lc_service.demo import (
+    INTERRUPTED,
+    ChainTargetError,
+    DemoJob,
+    DemoResult,
+    DemoSettings,
+    ItemResult,
+    choose_documents,
+    describe,
+    is_hopeless,
+    load_factory,
+    show_result,
+)
+from lc_service.demo.job import _FAULTS, chain_input
+from lc_service.demo.target import ChainFactory
+from lc_service.simulator import Fault, Simulator
+
+SUMMARIZE = "chains.summarize:build_summarize_chain"
+FAST = DemoSettings(latency_seconds=0.0, requests_per_minute=None, tokens_per_minute=None)
+LINE = ("gpt-5.4-mini", "chat")
+
+
+@pytest.fixture
+def live(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
+    """A simulator in the real API's place."""
+    with Simulator(api_key="sk-right") as simulator:
+        monkeypatch.setenv("OPENAI_BASE_URL", simulator.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-right")
+        yield simulator
+
+
+def run(settings: DemoSettings = FAST, count: int | None = 6, target: str = SUMMARIZE) -> DemoResult:
+    job = DemoJob(load_factory(target), choose_documents(count), settings)
+    job.rehearse()
+    return job.run_simulated()
+
+
+def result(**changes: object) -> DemoResult:
+    whole = DemoResult(
+        items=1,
+        finished=(ItemResult(id="a", language="en", answer="yes", attempts=2),),
+        attempts=2,
+        counted={LINE: TokenUsage(input_tokens=3, output_tokens=2)},
+        billed={LINE: TokenUsage(input_tokens=3, output_tokens=2)},
+        server_requests=2,
+        retries={"rate_limit": 1},
+    )
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+def shown(outcome: DemoResult, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    show_result(console, outcome, 5)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_all_documents_come_through_every_fault() -> None:
+    outcome = run(replace(FAST, faults=0.5), count=None)
+    assert outcome.is_right
+    assert outcome.answered == outcome.items == len(choose_documents())
+    assert outcome.attempts == outcome.server_requests
+    assert outcome.attempts - outcome.items == sum(outcome.retries.values()) > outcome.items / 4
+    assert {"rate_limit", "server_error", "connection", "malformed", "timeout", "conflict"} <= {
+        *outcome.retries
+    }
+
+
+@pytest.mark.parametrize(
+    "fault", _FAULTS, ids=lambda fault: fault.kind if isinstance(fault, Fault) else fault
+)
+def test_each_kind_of_fault_alone_costs_nothing(fault: str | Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lc_service.demo.job._FAULTS", (fault,))
+    outcome = run(replace(FAST, faults=1.0), count=1)
+    assert outcome.is_right
+    assert outcome.retries or fault == Fault("slow", delay_seconds=0.5)
+
+
+def test_rate_limits_are_met_and_survived() -> None:
+    outcome = run(replace(FAST, faults=0.0, requests_per_minute=1200), count=30)
+    assert outcome.is_right
+    assert set(outcome.retries) == {"rate_limit"}
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["chains:build_ask_chain", "chains.translate:build_translate_chain"],
+)
+def test_every_shipped_chain_runs(target: str) -> None:
+    assert run(target=target).is_right
+
+
+def test_the_same_seed_meets_the_same_faults() -> None:
+    settings = replace(FAST, faults=0.5)
+    assert run(settings).retries == run(settings).retries
+
+
+def test_an_answer_of_another_item_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = DemoJob(load_factory(SUMMARIZE), choose_documents(3), FAST)
+    job.rehearse()
+    swapped = {"en-lighthouse": "en-tides", "en-tides": "en-lighthouse"}
+    texts = {document.id: document for document in choose_documents(3)}
+    monkeypatch.setattr(
+        "lc_service.demo.job.chain_input",
+        lambda document: chain_input(texts[swapped.get(document.id, document.id)]),
+    )
+    outcome = job.run_simulated()
+    assert (outcome.wrong, outcome.lost, outcome.is_balanced, outcome.is_right) == (2, 0, True, False)
+    assert "the answer of another item" in shown(outcome)
+
+
+def _breaking(model: object) -> Runnable[object, object]:
+    def fail(value: dict[str, str]) -> dict[str, str]:
+        if value["title"].startswith("How bees"):
+            raise ValueError("sk-secret and the prompt")
+        return value
+
+    return RunnableLambda(fail) | load_factory(SUMMARIZE)(model)
+
+
+def test_a_failing_item_is_lost_and_no_other() -> None:
+    job = DemoJob(_breaking, choose_documents(3), FAST)
+    job.rehearse()
+    outcome = job.run_simulated()
+    assert (outcome.answered, outcome.lost, outcome.is_right) == (2, 1, False)
+    assert "ValueError" in shown(outcome)
+    assert "secret" not in shown(outcome) + str(outcome.as_dict())
+
+
+def test_a_call_that_the_counter_missed_shows() -> None:
+    """A model without the service's counter is billed and not counted."""
+
+    def uncounted(model: object) -> Runnable[object, object]:
+        copy = model.model_copy(update={"callbacks": None})  # type: ignore[attr-defined]
+        return load_factory(SUMMARIZE)(copy)
+
+    job = DemoJob(uncounted, choose_documents(2), FAST)
+    outcome = job.run_simulated()
+    assert outcome.answered == 2
+    assert not outcome.is_balanced
+    assert not outcome.is_right
+
+
+def test_live_counts_without_a_bill(live: Simulator) -> None:
+    job = DemoJob(load_factory(SUMMARIZE), choose_documents(4), FAST)
+    estimate = job.rehearse()
+    outcome = job.run_live()
+    assert outcome.is_right
+    assert outcome.billed is None
+    assert estimate.total_tokens == live.bill.total.total_tokens
+    assert "see your OpenAI dashboard" in shown(outcome)
+
+
+def test_a_refused_key_stops_the_run(live: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-key-of-mine")
+    job = DemoJob(load_factory(SUMMARIZE), choose_documents(30), replace(FAST, concurrency=2))
+    outcome = job.run_live()
+    assert outcome.stopped_by is not None
+    assert "key was refused" in outcome.stopped_by
+    assert "mine" not in str(outcome.as_dict())
+    assert len(live.requests) <= 3
+    assert outcome.pending + outcome.lost == 30
+
+
+def test_more_documents_than_there_are() -> None:
+    with pytest.raises(ValueError, match="has 79 documents"):
+        choose_documents(80)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("chains", "write module:function"),
+        (":build", "write module:function"),
+        ("no_such_module:build", "No module named 'no_such_module'"),
+        ("chains.summarize:no_such", "has no function no_such"),
+        ("chains.summarize:SUMMARIZE_PROMPT.messages", "has no function"),
+        ("broken_module:build", r"fails on import \(ZeroDivisionError\)"),
+    ],
+)
+def test_a_target_that_is_none(
+    target: str, words: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_module.py").write_text("1 / 0")  # type: ignore[operator]
+    monkeypatch.chdir(tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ChainTargetError, match=words):
+        load_factory(target)
+
+
+@pytest.mark.parametrize("target", ["builtins:str", "builtins:len"])
+def test_a_function_that_makes_no_chain(target: str) -> None:
+    factory: ChainFactory = load_factory(target)
+    with pytest.raises(ChainTargetError, match="makes no chain"):
+        factory(object())
+
+
+class TestResult:
+    def test_right(self) -> None:
+        assert result().is_right
+        assert "Every item is answered" in shown(result())
+
+    @pytest.mark.parametrize(
+        "billed",
+        [
+            {LINE: TokenUsage(input_tokens=3, output_tokens=3)},
+            {LINE: TokenUsage(input_tokens=3, output_tokens=2, reasoning_tokens=1)},
+            {
+                LINE: TokenUsage(input_tokens=3, output_tokens=2),
+                ("other", "chat"): TokenUsage(input_tokens=1),
+            },
+            {("gpt-5.4-mini", "embeddings"): TokenUsage(input_tokens=3, output_tokens=2)},
+            {},
+        ],
+    )
+    def test_any_difference_from_the_bill_is_wrong(self, billed: dict[tuple[str, str], TokenUsage]) -> None:
+        outcome = result(billed=billed)
+        assert not outcome.is_balanced
+        assert not outcome.is_right
+        assert "✗" in shown(outcome)
+        assert "Every item" not in shown(outcome)
+
+    def test_an_item_that_vanished_is_lost(self) -> None:
+        outcome = result(items=2)
+        assert (outcome.lost, outcome.pending, outcome.is_right) == (1, 0, False)
+
+    def test_an_interruption_loses_nothing_and_is_not_right(self) -> None:
+        outcome = result(items=5, stopped_by=INTERRUPTED)
+        assert (outcome.lost, outcome.pending, outcome.is_right) == (0, 4, False)
+        assert "stopped by Ctrl-C" in shown(outcome)
+
+    def test_without_a_bill_there_is_nothing_to_differ_from(self) -> None:
+        assert result(billed=None, server_requests=None).is_right
+
+    def test_answers_are_no_markup_and_none_is_cut(self) -> None:
+        answer = "[bold]\\n" + "和食の味の土台は" * 12 + "الأسطرلاب آلة فلكية"
+        item = ItemResult(id="ja-x", language="ja", answer=answer, attempts=1)
+        text = shown(result(finished=(item,)), width=60)
+        assert "[bold]\\n" in text
+        assert text.count("和") == 12
+        assert "…" not in text
+
+
+def test_words_for_errors_quote_nothing() -> None:
+    with Simulator(api_key="sk-right") as simulator:
+        from lc_service import OpenAIService
+
+        service = OpenAIService("sk-wrong-secret", base_url=simulator.base_url)
+        with pytest.raises(Exception) as caught:
+            service.chat_completion("my secret prompt")
+    assert is_hopeless(caught.value)
+    assert describe(caught.value).startswith("the API key was refused (")
+    assert "HTTP 401" in describe(caught.value)
+    assert "secret" not in describe(caught.value)
