@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import openai
-from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
+from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForLLMRun, CallbackManager
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables.config import RunnableConfig, ensure_config
+from langchain_core.utils.uuid import uuid7
 from openai.types import CreateEmbeddingResponse
 
 from lc_service.models.pipeline import known, mark_malformed
@@ -56,7 +57,7 @@ class RetriedEmbeddings:
         except BaseException as error:
             run.on_llm_error(error)
             raise
-        run.on_llm_end(_llm_result(response))
+        run.on_llm_end(_llm_result(response, model))
         return response
 
 
@@ -78,9 +79,7 @@ class AsyncRetriedEmbeddings:
         manager = AsyncCallbackManager.configure(
             local_callbacks=self._callbacks, **_inherited(ensure_config())
         )
-        (run,) = await manager.on_llm_start(
-            _SERIALIZED, [_describe(input)], invocation_params={"model": model}
-        )
+        run = await _astart(manager, _describe(input), model)
 
         async def attempt() -> CreateEmbeddingResponse:
             try:
@@ -95,7 +94,7 @@ class AsyncRetriedEmbeddings:
         except BaseException as error:
             await run.on_llm_error(error)
             raise
-        await run.on_llm_end(_llm_result(response))
+        await run.on_llm_end(_llm_result(response, model))
         return response
 
 
@@ -106,6 +105,20 @@ def _inherited(config: RunnableConfig) -> dict[str, Any]:
         "inheritable_tags": config.get("tags"),
         "inheritable_metadata": config.get("metadata"),
     }
+
+
+async def _astart(
+    manager: AsyncCallbackManager, description: str, model: str
+) -> AsyncCallbackManagerForLLMRun:
+    """Tell all handlers: where one of them runs inline, `on_llm_start` forgets those that do not."""
+    handlers, run_id = manager.handlers, uuid7()
+    for is_inline in (True, False):
+        manager.handlers = [handler for handler in handlers if handler.run_inline == is_inline]
+        (run,) = await manager.on_llm_start(
+            _SERIALIZED, [description], run_id=run_id, invocation_params={"model": model}
+        )
+    run.handlers = handlers
+    return run
 
 
 def _describe(texts: Any) -> str:
@@ -121,10 +134,17 @@ def _input_count(texts: Any) -> int:
 
 def _checked(response: CreateEmbeddingResponse, texts: Any) -> CreateEmbeddingResponse:
     """Return `response` in the order of its inputs, which is what its `index` means."""
+    data: Any = response.data
+    if not isinstance(data, list) or not all(getattr(item, "embedding", None) for item in data):
+        raise MalformedResponseError("The server sent an answer without vectors.")
     count = _input_count(texts)
-    if len(response.data) != count:
-        raise MalformedResponseError(f"The server sent {len(response.data)} embeddings for {count} texts.")
-    response.data.sort(key=lambda embedding: embedding.index or 0)
+    if len(data) != count:
+        raise MalformedResponseError(f"The server sent {len(data)} embeddings for {count} texts.")
+    indexes = {getattr(item, "index", None) for item in data}
+    if indexes == set(range(count)):
+        data.sort(key=lambda item: item.index)
+    elif not indexes <= {None} and indexes != {0}:  # some servers do not number them: then as sent
+        raise MalformedResponseError(f"The server sent {count} embeddings with other indexes.")
     return response
 
 
@@ -135,13 +155,13 @@ def _known(error: Exception) -> Exception:
     return known(error)
 
 
-def _llm_result(response: CreateEmbeddingResponse) -> LLMResult:
+def _llm_result(response: CreateEmbeddingResponse, model: str) -> LLMResult:
     usage = getattr(response, "usage", None)
     return LLMResult(
         generations=[],
         llm_output={
             "token_usage": usage.model_dump() if usage is not None else None,
-            "model_name": response.model,
+            "model_name": response.model or model,
             "operation": "embeddings",
         },
     )
