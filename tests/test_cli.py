@@ -103,7 +103,13 @@ def env(server: Simulator, monkeypatch: pytest.MonkeyPatch) -> Simulator:
 def test_demo_ends_well() -> None:
     done = run("demo", "--documents", "8", "--show", "2")
     assert (done.returncode, done.stderr) == (0, "")
-    for words in ("8 documents in 1 languages", "Answers", "HTTP requests", "Counted against billed", "✓"):
+    for words in (
+        "8 documents in 1 language through",
+        "Answers",
+        "HTTP requests",
+        "Counted against billed",
+        "✓",
+    ):
         assert words in done.stdout
     counted, billed = re.findall(r"(?:counted|billed) +([\d,]+ +[\d,]+ +[\d,]+)", done.stdout)
     assert counted == billed

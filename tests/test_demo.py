@@ -68,15 +68,15 @@ def shown(outcome: DemoResult, width: int = 100) -> str:
     return console.file.getvalue()
 
 
-def test_all_documents_come_through_every_fault() -> None:
-    outcome = run(replace(FAST, faults=0.5), count=None)
+@pytest.mark.parametrize("faults", [0.2, 1.0])
+def test_all_documents_come_through_every_fault(faults: float) -> None:
+    outcome = run(replace(FAST, faults=faults), count=None)
     assert outcome.is_right
     assert outcome.answered == outcome.items == len(choose_documents())
     assert outcome.attempts == outcome.server_requests
-    assert outcome.attempts - outcome.items == sum(outcome.retries.values()) > outcome.items / 4
-    assert {"rate_limit", "server_error", "connection", "malformed", "timeout", "conflict"} <= {
-        *outcome.retries
-    }
+    assert outcome.attempts - outcome.items == sum(outcome.retries.values()) > outcome.items * faults / 2
+    kinds = {"rate_limit", "server_error", "connection", "malformed", "timeout", "conflict"}
+    assert faults < 1 or set(outcome.retries) == kinds
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def progress_bar(console: Console, job: DemoJob) -> Iterator[None]:
 
 def show_plan(console: Console, job: DemoJob, chain: str, *, is_live: bool) -> None:
     """Print what is about to run."""
-    languages = {document.language for document in job.documents}
+    languages = len({document.language for document in job.documents})
     settings = job.settings
     if is_live:
         server = "the real API"
@@ -66,11 +66,15 @@ def show_plan(console: Console, job: DemoJob, chain: str, *, is_live: bool) -> N
         )
         server += f" and meets {settings.faults:.0%} of them with a fault" if settings.faults else ""
     console.print(
-        f"{len(job.documents)} documents in {len(languages)} languages through {chain}, "
+        f"{_count(len(job.documents), 'document')} in {_count(languages, 'language')} through {chain}, "
         f"{settings.concurrency} at a time, against {server}.",
         highlight=False,
         markup=False,
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def show_result(console: Console, result: DemoResult, shown: int) -> None:
