@@ -499,3 +499,14 @@ def test_upstream_still_calls_a_reset_a_timeout(simulate, make_model):
     with pytest.raises(openai.APITimeoutError) as caught:
         asyncio.run(main())
     assert classify(caught.value).kind is ErrorKind.TIMEOUT
+
+
+def test_an_agent_streamed_by_message_has_shown_its_tokens(simulate, make_model):
+    sim = simulate(faults=[None, Fault("cut", after_chunks=3)])
+    agent = create_agent(make_model(), tools=[get_weather])
+    with pytest.raises(TruncatedResponseError):
+        list(agent.stream(STATE, stream_mode="messages"))
+    assert len(sim.requests) == 2
+    sim = simulate(faults=[None, Fault("cut", after_chunks=3)])
+    assert_weather(list(agent.stream(STATE, stream_mode="values"))[-1]["messages"])
+    assert len(sim.requests) == 3

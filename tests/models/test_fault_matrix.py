@@ -449,6 +449,9 @@ or closes with no finish_reason, after content has come raises `TruncatedRespons
 `.partial`. What cannot succeed is sent once. The last error is raised as it came, or as the class LangChain
 has for it.
 
+A model with `streaming=True`, and a model inside an agent that is streamed with `stream_mode="messages"`,
+streams inside `invoke` too, and its callbacks have seen the chunks: there `invoke` follows the stream column.
+
 *Once*: the first request meets the fault and the next is served. *Always*: every request meets it; here with
 `max_retries={RETRIES}`, `jitter="none"`, and rate limits that ask for {ASKED[0]:g} s. In a batch the fault
 meets one item: its error stays on it and the others are answered. *Billed in vain*: the provider counts it,
