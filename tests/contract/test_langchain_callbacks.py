@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tracers import context as tracers_context
 from langchain_core.tracers.context import register_configure_hook
+from langchain_openai.chat_models._client_utils import _astream_with_chunk_timeout
 
 from lc_service.simulator import Fault
 
@@ -171,8 +173,7 @@ async def test_an_abandoned_stream_is_an_error_with_what_had_come(simulate, chat
 
     Ours: `on_llm_error` in `accounting/token_counter.py` is the one place that can learn of it.
     """
-    sim = simulate(chunk_delay_seconds=0.005)
-    model = chat(sim)
+    model = chat(simulate(faults=["ok", "ok", Fault("stall", after_chunks=1)]))
     closed, broken, cancelled = make_recorder(), make_recorder(), make_recorder()
     stream = model.stream(HELLO, {"callbacks": [closed]})
     texts = [next(stream).text, next(stream).text]
@@ -202,6 +203,34 @@ async def test_an_abandoned_stream_is_an_error_with_what_had_come(simulate, chat
     assert [type(error.error) for error in errors] == [GeneratorExit, GeneratorExit, asyncio.CancelledError]
     assert errors[0].response.generations[0][0].text == "".join(texts)
     assert errors[1].response.generations[0][0].text
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="asyncio.wait_for keeps a cancellation from 3.12 on")
+async def test_a_cancellation_that_meets_a_chunk_is_lost():
+    """On Python 3.11 a stream with a `stream_chunk_timeout` loses a cancellation that comes with a chunk.
+
+    Its `asyncio.wait_for` returns the chunk instead (bpo-37658), and the stream goes on to its end.
+
+    Ours: `ReliableChatOpenAI.astream` inherits it; `stream_chunk_timeout=None` is the way round.
+    """
+
+    async def source() -> Any:
+        yield "first"
+        yield "second"
+        await asyncio.sleep(0.01)
+        yield "third"
+
+    async def consume(timeout_seconds: float | None, first: asyncio.Event) -> None:
+        async for _ in _astream_with_chunk_timeout(source(), timeout_seconds):
+            first.set()
+
+    for timeout_seconds, is_cancelled in ((120, False), (None, True)):
+        first = asyncio.Event()
+        task = asyncio.create_task(consume(timeout_seconds, first))
+        await first.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled() is is_cancelled
 
 
 async def test_a_cancelled_ainvoke_fires_neither_end_nor_error(simulate, chat, recorder):
