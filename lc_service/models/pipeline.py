@@ -7,10 +7,9 @@ Does not retry and does not wait: that is the policy's.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import reduce
-from operator import add
 from typing import cast
 
 import httpx2
@@ -33,8 +32,12 @@ from lc_service.retry.errors import (
     classify,
 )
 
+logger = logging.getLogger(__name__)
+
 # What LangChain raises when it reads a body that is no API answer, before it looks at any content.
 _READING_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
+# What reading a body as JSON raises; the second where it broke off inside a character.
+_BODY_ERRORS = (json.JSONDecodeError, UnicodeDecodeError)
 _MALFORMED_MARK = "_lc_service_malformed"
 
 
@@ -47,9 +50,9 @@ def known(error: Exception) -> Exception:
     """Return `error` as an exception of a known class: itself, or one that names it as its cause."""
     if (named := _rightly_named(error)) is not None:
         return _caused(named, error.__cause__ or error)
-    if isinstance(error, (openai.OpenAIError, ModelError)):
+    if isinstance(error, (openai.OpenAIError, ModelError, StreamChunkTimeoutError)):
         return error
-    if isinstance(error, (httpx2.TransportError, StreamChunkTimeoutError)):
+    if isinstance(error, httpx2.TransportError):
         return _caused(_transport_error(error), error)
     if (failure := _responses_failure(error)) is not None:
         return _caused(failure, error)
@@ -86,7 +89,7 @@ def _caused(error: Exception, cause: BaseException | None) -> Exception:
 
 
 def _is_malformed(error: Exception) -> bool:
-    if getattr(error, _MALFORMED_MARK, False) or isinstance(error, json.JSONDecodeError):
+    if getattr(error, _MALFORMED_MARK, False) or isinstance(error, _BODY_ERRORS):
         return True
     # langchain-openai hangs the HTTP response on what it could not read (contract-tested). A pydantic
     # ValidationError is a ValueError too, but is about the answer's content: the caller's schema.
@@ -94,13 +97,12 @@ def _is_malformed(error: Exception) -> bool:
     return has_response and type(error) in _READING_ERRORS
 
 
-def _transport_error(error: httpx2.TransportError | StreamChunkTimeoutError) -> openai.APIConnectionError:
+def _transport_error(error: httpx2.TransportError) -> openai.APIConnectionError:
     try:
         request = error.request
-    except (AttributeError, RuntimeError):  # nobody said which
+    except RuntimeError:  # nobody said which
         request = httpx2.Request("POST", "https://unknown.invalid")
-    is_timeout = isinstance(error, (httpx2.TimeoutException, StreamChunkTimeoutError))
-    if is_timeout and not _is_lost_connection(error):
+    if isinstance(error, httpx2.TimeoutException) and not _is_lost_connection(error):
         return OpenAITimeoutError(request)
     return _connection_error(request, error)
 
@@ -121,15 +123,19 @@ def _responses_failure(error: Exception) -> ResponseFailedError | None:
 
 
 def require_end(result: ChatResult) -> ChatResult:
-    """Return `result`, or raise `TruncatedResponseError` where one of its choices was never finished.
+    """Return `result`; raise where it has no choice, and `TruncatedResponseError` where one is unfinished.
 
     A Chat Completions choice ends with a finish_reason; a Responses answer is unfinished while `in_progress`.
     """
+    if not result.generations:
+        raise MalformedResponseError("The answer has no choices.")
     for generation in result.generations:
         info, message = generation.generation_info or {}, generation.message
         is_chat = "finish_reason" in info
         is_open = message.response_metadata.get("status") == "in_progress"
         if info.get("finish_reason") is None if is_chat else is_open:
+            # LangChain names the model on the message only after this; whoever counts wants it.
+            message.response_metadata.setdefault("model_name", (result.llm_output or {}).get("model_name"))
             raise TruncatedResponseError(
                 "The answer has no finish_reason: its end never came.", partial=cast("AIMessage", message)
             )
@@ -180,13 +186,17 @@ class StreamEnd:
             partial=self._partial(),
         )
 
-    def failure(self, error: Exception) -> Exception:
-        """Return what `error` means at this point of the stream."""
-        if self._has_end or not any(map(has_content, self._chunks)):
-            if self._chunks and not self._has_end and type(error) in _READING_ERRORS:
+    def failure(self, error: Exception) -> Exception | None:
+        """Return what `error` means at this point of the stream, or None where the answer is whole."""
+        kind = classify(error).kind
+        if self._has_end and kind in (ErrorKind.CONNECTION, ErrorKind.TIMEOUT):
+            logger.warning("The connection broke after an answer's end (%s): its usage is unknown.", kind)
+            return None
+        if not any(map(has_content, self._chunks)):
+            if self._chunks and type(error) in _READING_ERRORS:
                 mark_malformed(error)
             return known(error)
-        if classify(error).kind in (ErrorKind.REFUSED_ANSWER, ErrorKind.CONTEXT_OVERFLOW):
+        if self._has_end or kind in (ErrorKind.REFUSED_ANSWER, ErrorKind.CONTEXT_OVERFLOW):
             return known(error)
         broken = TruncatedResponseError(
             f"The stream broke after {len(self._chunks)} chunks ({type(error).__name__}).",
@@ -195,10 +205,13 @@ class StreamEnd:
         return _caused(broken, error)
 
     def _partial(self) -> AIMessageChunk:
-        return cast("AIMessageChunk", reduce(add, (chunk.message for chunk in self._chunks)))
+        first, *rest = (cast("AIMessageChunk", chunk.message) for chunk in self._chunks)
+        return first + rest
 
 
-def whole_stream(open_stream: Callable[[], Iterator[ChatGenerationChunk]]) -> Iterator[ChatGenerationChunk]:
+def whole_stream(
+    open_stream: Callable[[], Iterator[ChatGenerationChunk]],
+) -> Iterator[ChatGenerationChunk]:
     """Yield the chunks of one streamed attempt, and raise where its end does not come.
 
     Raises:
@@ -206,12 +219,17 @@ def whole_stream(open_stream: Callable[[], Iterator[ChatGenerationChunk]]) -> It
         Exception: It broke before: of a known class.
     """
     end = StreamEnd()
+    stream = open_stream()
     try:
-        for chunk in open_stream():
+        for chunk in stream:
             end.see(chunk)
             yield chunk
     except Exception as error:  # noqa: BLE001  raised again, with its own cause
-        raise end.failure(error)  # noqa: B904
+        if (failure := end.failure(error)) is not None:
+            raise failure  # noqa: B904
+    finally:
+        if (close := getattr(stream, "close", None)) is not None:
+            close()
     end.close()
 
 
@@ -220,10 +238,15 @@ async def awhole_stream(
 ) -> AsyncIterator[ChatGenerationChunk]:
     """Yield the chunks of one streamed attempt, and raise where its end does not come; as `whole_stream`."""
     end = StreamEnd()
+    stream = open_stream()
     try:
-        async for chunk in open_stream():
+        async for chunk in stream:
             end.see(chunk)
             yield chunk
     except Exception as error:  # noqa: BLE001  raised again, with its own cause
-        raise end.failure(error)  # noqa: B904
+        if (failure := end.failure(error)) is not None:
+            raise failure  # noqa: B904
+    finally:
+        if (aclose := getattr(stream, "aclose", None)) is not None:
+            await aclose()
     end.close()

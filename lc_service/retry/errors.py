@@ -137,8 +137,8 @@ def classify(exc: BaseException) -> Verdict:
 
     Rate limits, timeouts, connection errors, 408, 409, 5xx, truncated and malformed answers are transient.
     An exhausted quota, a request that can never fit, context overflow and the other 4xx are not. A server's
-    `x-should-retry: true | false` header is believed, as the OpenAI SDKs do, except that no header
-    revives an exhausted quota and its like.
+    `x-should-retry: false` is believed, as the OpenAI SDKs do; its `true` only for a 4xx or an error that
+    says nothing more precise: a wrong key stays wrong.
     An exception that says nothing of a model call is `UNKNOWN` and not transient. Thread-safe.
     """
     kind = _kind(exc)

@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_openai import StreamChunkTimeoutError
 from langchain_openai.chat_models import base as lc_openai
+from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ValidationError
 
 from lc_service.models.pipeline import (
@@ -93,7 +94,6 @@ def test_the_callers_schema_error_is_not_the_servers():
         (httpx2.ConnectTimeout("t"), openai.APITimeoutError, ErrorKind.TIMEOUT),
         (httpx2.RemoteProtocolError("cut", request=REQUEST), openai.APIConnectionError, ErrorKind.CONNECTION),
         (httpx2.ReadError("reset"), openai.APIConnectionError, ErrorKind.CONNECTION),
-        (StreamChunkTimeoutError(1.0), openai.APITimeoutError, ErrorKind.TIMEOUT),
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
@@ -103,6 +103,34 @@ def test_a_transport_error_becomes_the_sdks(raw, cls, kind):
     assert isinstance(error, ModelError)
     assert error.__cause__ is raw
     assert classify(error).kind is kind
+
+
+def test_langchains_own_stream_timeout_is_known_already():
+    error = StreamChunkTimeoutError(1.0)
+    assert known(error) is error
+    assert classify(error).kind is ErrorKind.TIMEOUT
+
+
+def test_a_body_cut_inside_a_character_is_malformed():
+    with pytest.raises(UnicodeDecodeError) as caught:
+        b"\xe2\x82".decode()
+    assert isinstance(known(caught.value), MalformedResponseError)
+
+
+def test_an_answer_without_choices_is_malformed():
+    with pytest.raises(MalformedResponseError):
+        require_end(ChatResult(generations=[]))
+
+
+@pytest.mark.parametrize("lost", [httpx2.ReadError("cut"), StreamChunkTimeoutError(1.0)])
+def test_a_whole_answer_survives_a_connection_lost_after_its_end(lost, caplog):
+    def stream():
+        yield ChatGenerationChunk(message=AIMessageChunk("whole"))
+        yield ChatGenerationChunk(message=AIMessageChunk(""), generation_info={"finish_reason": "stop"})
+        raise lost  # where the usage would have come
+
+    assert [chunk.text for chunk in whole_stream(stream)] == ["whole", ""]
+    assert "usage is unknown" in caplog.text
 
 
 def test_aiohttps_lost_connection_is_no_timeout():
@@ -272,8 +300,10 @@ def test_a_failure_after_content_carries_it():
 
 
 def test_a_failure_after_the_end_is_no_truncation():
-    error = openai.APIConnectionError(request=REQUEST)
-    assert watched(chunk("a"), chunk(finish="stop")).failure(error) is error
+    ended = watched(chunk("a"), chunk(finish="stop"))
+    assert ended.failure(openai.APIConnectionError(request=REQUEST)) is None, "the answer is whole"
+    refused = openai.LengthFinishReasonError(completion=ChatCompletion.model_construct(usage=None))
+    assert ended.failure(refused) is refused
 
 
 def test_an_unreadable_chunk_before_content_is_malformed():
