@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import openai
 from langchain_openai import OpenAIEmbeddings
-from pydantic import Field, InstanceOf, model_validator
+from pydantic import ConfigDict, Field, InstanceOf, model_validator
 
-from lc_service.models import http
+from lc_service.models.client import async_client_options, client_options, read_max_retries
 from lc_service.models.embedding_request import AsyncRetriedEmbeddings, RetriedEmbeddings
 from lc_service.retry.policy import RetryWithExponentialBackoff
 
@@ -50,35 +50,26 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
     )
     callbacks: Any = Field(default=None, exclude=True)
 
+    # What pydantic would show of a refused input may be the key.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     @model_validator(mode="before")
     @classmethod
     def _read_max_retries(cls, values: Any) -> Any:
         """Read OpenAIEmbeddings' `max_retries` as the policy's."""
-        if not isinstance(values, dict) or values.get("max_retries") is None:
-            return values
-        if "retry" in values:
-            raise ValueError(
-                "Give either max_retries or retry, not both: retry has a max_retries of its own."
-            )
-        return values | {"retry": RetryWithExponentialBackoff(max_retries=values["max_retries"])}
+        is_copy = isinstance(values, dict) and values.get("async_client") is not None
+        return read_max_retries(values, is_copy=is_copy)
 
     @model_validator(mode="after")
     def _own_clients(self) -> Self:
         """Put the retry where the SDK's resources were; done again for a copy with another policy."""
-        options: dict[str, Any] = {"max_retries": 0}
-        if "request_timeout" not in self.model_fields_set:
-            options["timeout"] = openai.DEFAULT_TIMEOUT
         resource = getattr(self.client, "resource", self.client)
         if isinstance(resource, openai.resources.Embeddings):
-            sdk = resource._client.with_options(**options)  # noqa: SLF001  contract-tested
+            sdk = resource._client.with_options(**client_options(self))  # noqa: SLF001  contract-tested
             self.client = RetriedEmbeddings(sdk.embeddings, self.retry, self.callbacks)
         aresource = getattr(self.async_client, "resource", self.async_client)
         if isinstance(aresource, openai.resources.AsyncEmbeddings):
-            if self.openai_proxy:
-                options["http_client"] = http.proxied_async_client(self.openai_proxy)
-            elif self.http_async_client is None:
-                options["http_client"] = http.default_async_client()
-            asdk = aresource._client.with_options(**options)  # noqa: SLF001  contract-tested
+            asdk = aresource._client.with_options(**async_client_options(self))  # noqa: SLF001
             self.async_client = AsyncRetriedEmbeddings(asdk.embeddings, self.retry, self.callbacks)
         return self
 
@@ -122,14 +113,23 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
         start = 0
         while start < len(data):
             end = min(start + limit_bytes, len(data))
-            while end < len(data) and data[end] & 0xC0 == 0x80:  # inside a character
+            while _is_inside_character(data, end):
                 end -= 1
+            if end == start:  # a character longer than the limit is sent whole
+                end += 1
+                while _is_inside_character(data, end):
+                    end += 1
             yield data[start:end].decode()
             start = end
 
 
 # Prose takes 3 to 5 bytes a token in any language; only encoded data comes near 2.
 _BYTES_A_TOKEN = 2
+
+
+def _is_inside_character(data: bytes, position: int) -> bool:
+    """Whether cutting UTF-8 before `position` would cut a character: its further bytes begin with bits 10."""
+    return position < len(data) and data[position] & 0xC0 == 0x80
 
 
 def _validators(embeddings: ReliableOpenAIEmbeddings) -> Any:
