@@ -75,14 +75,16 @@ def test_all_documents_come_through_every_fault(faults: float) -> None:
     assert outcome.answered == outcome.items == len(choose_documents())
     assert outcome.attempts == outcome.server_requests
     assert outcome.attempts - outcome.items == sum(outcome.retries.values()) > outcome.items * faults / 2
-    kinds = {"rate_limit", "server_error", "connection", "malformed", "timeout", "conflict"}
+    kinds = {"rate_limit", "server_error", "connection", "malformed", "timeout", "conflict", "truncated"}
     assert faults < 1 or set(outcome.retries) == kinds
 
 
 @pytest.mark.parametrize(
     "fault", _FAULTS, ids=lambda fault: fault.kind if isinstance(fault, Fault) else fault
 )
-def test_each_kind_of_fault_alone_costs_nothing(fault: str | Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_kind_of_fault_alone_is_survived_and_counted(
+    fault: str | Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lc_service.demo.job._FAULTS", (fault,))
     outcome = run(replace(FAST, faults=1.0), count=1)
     assert outcome.is_right

@@ -33,12 +33,11 @@ from lc_service.simulator import Bill, Fault, FaultPlan, ServerLimits, Simulator
 
 _KEY = SecretStr("simulated")
 _LIFETIME_SECONDS = 86_400.0
-# What a retry survives at no cost. Not among them: "broken_json", an error of unknown kind where the cut goes
-# through a character, and "no_finish", whose tokens are counted for no model.
+# What a retry survives. All are free but "no_finish": that answer is billed, and so has to be counted.
 _FAULTS: tuple[str | Fault, ...] = (
     "rate_limit", "rate_limit_reset", "rate_limit_bare", Fault("rate_limit_seconds", retry_after_seconds=1),
     "server_error", "bad_gateway", "unavailable", "gateway_timeout", "timeout", "conflict",
-    "reset", "not_json", Fault("slow", delay_seconds=0.5),
+    "reset", "not_json", "broken_json", "no_finish", Fault("slow", delay_seconds=0.5),
 )  # fmt: skip
 
 
