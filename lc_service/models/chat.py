@@ -18,15 +18,9 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import ConfigDict, Field, InstanceOf, model_validator
 
-from lc_service.models import http
-from lc_service.models.pipeline import (
-    awhole_stream,
-    has_content,
-    known,
-    mark_malformed,
-    require_end,
-    whole_stream,
-)
+from lc_service.models.client import async_client_options, client_options, read_max_retries
+from lc_service.models.pipeline import known, mark_malformed, require_end
+from lc_service.models.whole_stream import awhole_stream, has_content, whole_stream
 from lc_service.retry.policy import (
     Jitter,
     RetryEvent,
@@ -92,41 +86,19 @@ class ReliableChatOpenAI(ChatOpenAI):
     @classmethod
     def _read_max_retries(cls, values: Any) -> Any:
         """Read ChatOpenAI's `max_retries` as the policy's."""
-        if not isinstance(values, dict) or values.get("max_retries") is None:
-            return values
-        # LangChain's configurable_fields makes its copies of all of a model's fields, clients included.
-        is_copy = values.get("root_async_client") is not None
-        if "retry" in values and not (is_copy and values["retry"].max_retries == values["max_retries"]):
-            raise ValueError(
-                "Give either max_retries or retry, not both: retry has a max_retries of its own."
-            )
-        return {"retry": RetryWithExponentialBackoff(max_retries=values["max_retries"])} | values
+        is_copy = isinstance(values, dict) and values.get("root_async_client") is not None
+        return read_max_retries(values, is_copy=is_copy)
 
     @model_validator(mode="after")
     def _own_clients(self) -> Self:
         """Switch the SDK's retries off, give it a timeout, and bind async connections to their loop."""
-        options: dict[str, Any] = {"max_retries": 0}
-        if "request_timeout" not in self.model_fields_set:
-            options["timeout"] = openai.DEFAULT_TIMEOUT
         if isinstance(self.root_client, openai.OpenAI):
-            self.root_client = self.root_client.with_options(**options)
+            self.root_client = self.root_client.with_options(**client_options(self))
             self.client = self.root_client.chat.completions
         if isinstance(self.root_async_client, openai.AsyncOpenAI):
-            if (http_client := self._loop_bound_client()) is not None:
-                options["http_client"] = http_client
-            self.root_async_client = self.root_async_client.with_options(**options)
+            self.root_async_client = self.root_async_client.with_options(**async_client_options(self))
             self.async_client = self.root_async_client.chat.completions
         return self
-
-    def _loop_bound_client(self) -> http.LoopBoundAsyncClient | None:
-        """Return the async HTTP client to use, or None where the caller brought one."""
-        if self.openai_proxy:
-            return http.proxied_async_client(self.openai_proxy)
-        if self.http_async_client is not None:
-            return None
-        if self.http_socket_options:
-            return http.socket_options_async_client(list(self.http_socket_options))
-        return http.default_async_client()
 
     def with_retry(  # type: ignore[override]
         self,
@@ -177,6 +149,11 @@ class ReliableChatOpenAI(ChatOpenAI):
         copy.__dict__.pop("_serialized", None)
         return copy
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field; LangChain's cache key is made anew (langchain#35308)."""
+        super().__setattr__(name, value)
+        self.__dict__.pop("_serialized", None)
+
     def __getstate__(self) -> dict[Any, Any]:
         """Leave out the clients: sockets and locks cannot travel."""
         state = super().__getstate__()
@@ -196,10 +173,16 @@ class ReliableChatOpenAI(ChatOpenAI):
         self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
     ) -> ChatResult:
         try:
-            return super()._create_chat_result(response, generation_info)
-        except (KeyError, TypeError, ValueError) as error:
+            result = super()._create_chat_result(response, generation_info)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             mark_malformed(error)
             raise
+        choices = response["choices"] if isinstance(response, dict) else getattr(response, "choices", ())
+        if len(choices) > 1:
+            # LangChain gives all choices one dictionary: the last finish_reason would stand for each.
+            for generation, choice in zip(result.generations, choices, strict=True):
+                generation.generation_info = {**(generation.generation_info or {}), **_choice_info(choice)}
+        return result
 
     def _generate(
         self,
@@ -268,6 +251,11 @@ class ReliableChatOpenAI(ChatOpenAI):
 _CLIENT_FIELDS = ("client", "async_client", "root_client", "root_async_client")
 # LangChain's names for the policy's numbers; its `jitter` is an extra wait, for which ours has no use
 _POLICY_NAMES = {"initial": "initial_delay", "max": "max_delay", "exp_base": "multiplier"}
+
+
+def _choice_info(choice: Any) -> dict[str, Any]:
+    fields = choice if isinstance(choice, dict) else choice.model_dump(include={"finish_reason", "logprobs"})
+    return {name: fields[name] for name in ("finish_reason", "logprobs") if name in fields}
 
 
 def _jitter(policy: RetryWithExponentialBackoff, has_jitter: bool) -> Jitter:

@@ -1,22 +1,20 @@
 """One attempt: what came back is judged here, before anybody sees it.
 
 Whatever ends an attempt leaves as an answer that is whole or as an exception of a known class.
-Does not retry and does not wait: that is the policy's.
+Does not retry and does not wait: that is the policy's. Streams are in `whole_stream`.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
 from typing import cast
 
 import httpx2
 import openai
 from langchain_core.exceptions import ContextOverflowError, ModelError
-from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatResult
 from langchain_openai import StreamChunkTimeoutError
 from langchain_openai.chat_models.base import (
     OpenAIConnectionError,
@@ -25,17 +23,14 @@ from langchain_openai.chat_models.base import (
 )
 
 from lc_service.retry.errors import (
-    ErrorKind,
     MalformedResponseError,
     ResponseFailedError,
     TruncatedResponseError,
     classify,
 )
 
-logger = logging.getLogger(__name__)
-
 # What LangChain raises when it reads a body that is no API answer, before it looks at any content.
-_READING_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
+READING_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
 # What reading a body as JSON raises; the second where it broke off inside a character.
 _BODY_ERRORS = (json.JSONDecodeError, UnicodeDecodeError)
 _MALFORMED_MARK = "_lc_service_malformed"
@@ -49,16 +44,19 @@ def mark_malformed(error: Exception) -> None:
 def known(error: Exception) -> Exception:
     """Return `error` as an exception of a known class: itself, or one that names it as its cause."""
     if (named := _rightly_named(error)) is not None:
-        return _caused(named, error.__cause__ or error)
+        return caused(named, error.__cause__ or error)
+    if isinstance(error, ModelError) and error.is_retryable and not classify(error).is_transient:
+        # Believed by LangChain's own retries around this: an empty quota comes as a rate limit.
+        error.is_retryable = False
     if isinstance(error, (openai.OpenAIError, ModelError, StreamChunkTimeoutError)):
         return error
     if isinstance(error, httpx2.TransportError):
-        return _caused(_transport_error(error), error)
+        return caused(_transport_error(error), error)
     if (failure := _responses_failure(error)) is not None:
-        return _caused(failure, error)
+        return caused(failure, error)
     if _is_malformed(error):
         # No cause: the reader's own words quote the body.
-        return _caused(MalformedResponseError(f"A 200 that is no API answer ({type(error).__name__})."), None)
+        return caused(MalformedResponseError(f"A 200 that is no API answer ({type(error).__name__})."), None)
     return error
 
 
@@ -83,7 +81,8 @@ def _is_lost_connection(error: BaseException | None) -> bool:
     return type(cause).__module__.startswith("aiohttp.") and not isinstance(cause, TimeoutError)
 
 
-def _caused(error: Exception, cause: BaseException | None) -> Exception:
+def caused(error: Exception, cause: BaseException | None) -> Exception:
+    """Return `error` with its cause set; None hides what was being handled."""
     error.__cause__ = cause
     return error
 
@@ -94,7 +93,7 @@ def _is_malformed(error: Exception) -> bool:
     # langchain-openai hangs the HTTP response on what it could not read (contract-tested). A pydantic
     # ValidationError is a ValueError too, but is about the answer's content: the caller's schema.
     has_response = isinstance(getattr(error, "response", None), httpx2.Response)
-    return has_response and type(error) in _READING_ERRORS
+    return has_response and type(error) in READING_ERRORS
 
 
 def _transport_error(error: httpx2.TransportError) -> openai.APIConnectionError:
@@ -113,7 +112,7 @@ def _connection_error(request: httpx2.Request, cause: BaseException) -> openai.A
 
 # The words in which LangChain puts the Responses API's failures: a ValueError around the error object, or its
 # text, or "code: message" (contract-tested).
-_FAILURE = re.compile(r"ResponseError\(code='(\w+)'|([a-z_]+): |Response \S+ failed\.")
+_FAILURE = re.compile(r"ResponseError\(code='([^']+)'|([a-z]+(?:_[a-z]+)+): |Response \S+ failed\.")
 
 
 def _responses_failure(error: Exception) -> ResponseFailedError | None:
@@ -125,14 +124,18 @@ def _responses_failure(error: Exception) -> ResponseFailedError | None:
 def require_end(result: ChatResult) -> ChatResult:
     """Return `result`; raise where it has no choice, and `TruncatedResponseError` where one is unfinished.
 
-    A Chat Completions choice ends with a finish_reason; a Responses answer is unfinished while `in_progress`.
+    A Chat Completions choice ends with a finish_reason; a Responses answer is unfinished while `in_progress`,
+    and none where it `failed` or was `cancelled`. One that is `queued` was asked for in the background.
     """
     if not result.generations:
         raise MalformedResponseError("The answer has no choices.")
     for generation in result.generations:
         info, message = generation.generation_info or {}, generation.message
         is_chat = "finish_reason" in info
-        is_open = message.response_metadata.get("status") == "in_progress"
+        status = message.response_metadata.get("status")
+        if status in ("failed", "cancelled"):
+            raise ResponseFailedError(f"The server ended its answer as {status}, without an error.")
+        is_open = status == "in_progress"
         if info.get("finish_reason") is None if is_chat else is_open:
             # LangChain names the model on the message only after this; whoever counts wants it.
             message.response_metadata.setdefault("model_name", (result.llm_output or {}).get("model_name"))
@@ -140,113 +143,3 @@ def require_end(result: ChatResult) -> ChatResult:
                 "The answer has no finish_reason: its end never came.", partial=cast("AIMessage", message)
             )
     return result
-
-
-_FINAL_STATUSES = frozenset({"completed", "incomplete", "failed", "cancelled"})
-
-
-def _is_end(chunk: ChatGenerationChunk) -> bool:
-    """Whether a chunk announces the end: a finish_reason, or a Responses answer's final status."""
-    if (chunk.generation_info or {}).get("finish_reason") is not None:
-        return True
-    return chunk.message.response_metadata.get("status") in _FINAL_STATUSES
-
-
-def has_content(chunk: ChatGenerationChunk) -> bool:
-    """Whether a chunk shows the caller anything: text, a tool call, reasoning, a refusal, an end."""
-    message = chunk.message
-    return bool(
-        message.content
-        or getattr(message, "tool_call_chunks", None)
-        or message.additional_kwargs
-        or _is_end(chunk)
-    )
-
-
-class StreamEnd:
-    """Watch one streamed attempt and judge its end. Belongs to that attempt."""
-
-    def __init__(self) -> None:
-        self._chunks: list[ChatGenerationChunk] = []
-        self._has_end = False
-
-    def see(self, chunk: ChatGenerationChunk) -> None:
-        """Take note of a chunk on its way to the caller."""
-        self._chunks.append(chunk)
-        self._has_end = self._has_end or _is_end(chunk)
-
-    def close(self) -> None:
-        """Raise unless the end of the answer came."""
-        if self._has_end:
-            return
-        if not self._chunks:
-            raise MalformedResponseError("The stream ended without a single chunk.")
-        raise TruncatedResponseError(
-            f"The stream closed after {len(self._chunks)} chunks with no finish_reason.",
-            partial=self._partial(),
-        )
-
-    def failure(self, error: Exception) -> Exception | None:
-        """Return what `error` means at this point of the stream, or None where the answer is whole."""
-        kind = classify(error).kind
-        if self._has_end and kind in (ErrorKind.CONNECTION, ErrorKind.TIMEOUT):
-            logger.warning("The connection broke after an answer's end (%s): its usage is unknown.", kind)
-            return None
-        if not any(map(has_content, self._chunks)):
-            if self._chunks and type(error) in _READING_ERRORS:
-                mark_malformed(error)
-            return known(error)
-        if self._has_end or kind in (ErrorKind.REFUSED_ANSWER, ErrorKind.CONTEXT_OVERFLOW):
-            return known(error)
-        broken = TruncatedResponseError(
-            f"The stream broke after {len(self._chunks)} chunks ({type(error).__name__}).",
-            partial=self._partial(),
-        )
-        return _caused(broken, error)
-
-    def _partial(self) -> AIMessageChunk:
-        first, *rest = (cast("AIMessageChunk", chunk.message) for chunk in self._chunks)
-        return first + rest
-
-
-def whole_stream(
-    open_stream: Callable[[], Iterator[ChatGenerationChunk]],
-) -> Iterator[ChatGenerationChunk]:
-    """Yield the chunks of one streamed attempt, and raise where its end does not come.
-
-    Raises:
-        TruncatedResponseError: The stream broke, or closed with no finish_reason, after content had come.
-        Exception: It broke before: of a known class.
-    """
-    end = StreamEnd()
-    stream = open_stream()
-    try:
-        for chunk in stream:
-            end.see(chunk)
-            yield chunk
-    except Exception as error:  # noqa: BLE001  raised again, with its own cause
-        if (failure := end.failure(error)) is not None:
-            raise failure  # noqa: B904
-    finally:
-        if (close := getattr(stream, "close", None)) is not None:
-            close()
-    end.close()
-
-
-async def awhole_stream(
-    open_stream: Callable[[], AsyncIterator[ChatGenerationChunk]],
-) -> AsyncIterator[ChatGenerationChunk]:
-    """Yield the chunks of one streamed attempt, and raise where its end does not come; as `whole_stream`."""
-    end = StreamEnd()
-    stream = open_stream()
-    try:
-        async for chunk in stream:
-            end.see(chunk)
-            yield chunk
-    except Exception as error:  # noqa: BLE001  raised again, with its own cause
-        if (failure := end.failure(error)) is not None:
-            raise failure  # noqa: B904
-    finally:
-        if (aclose := getattr(stream, "aclose", None)) is not None:
-            await aclose()
-    end.close()

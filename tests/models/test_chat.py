@@ -385,3 +385,10 @@ def test_models_with_one_key_do_not_share_another(simulate, make_model):
         model.invoke("Hello")
         asyncio.run(model.ainvoke("Hello"))
     assert len({request.authorization_masked for request in sim.requests}) == 3
+
+
+def test_a_changed_field_changes_the_cache_key(make_model):
+    model = make_model(temperature=0.1)
+    before = model._get_llm_string()
+    model.temperature = 0.9
+    assert model._get_llm_string() != before

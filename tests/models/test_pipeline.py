@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -18,15 +19,8 @@ from langchain_openai.chat_models import base as lc_openai
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ValidationError
 
-from lc_service.models.pipeline import (
-    StreamEnd,
-    awhole_stream,
-    has_content,
-    known,
-    mark_malformed,
-    require_end,
-    whole_stream,
-)
+from lc_service.models.pipeline import known, mark_malformed, require_end
+from lc_service.models.whole_stream import StreamEnd, awhole_stream, has_content, whole_stream
 from lc_service.retry.errors import (
     ErrorKind,
     MalformedResponseError,
@@ -103,6 +97,15 @@ def test_a_transport_error_becomes_the_sdks(raw, cls, kind):
     assert isinstance(error, ModelError)
     assert error.__cause__ is raw
     assert classify(error).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("code", "is_retryable"), [("insufficient_quota", False), ("rate_limit_exceeded", True)]
+)
+def test_a_hopeless_rate_limit_does_not_invite_outer_retries(code, is_retryable):
+    response = httpx2.Response(429, request=REQUEST)
+    error = known(lc_openai.OpenAIRateLimitError("no", response=response, body={"code": code}))
+    assert error.is_retryable is is_retryable
 
 
 def test_langchains_own_stream_timeout_is_known_already():
@@ -359,3 +362,41 @@ def test_whole_streams_hand_on_every_chunk_and_judge_the_end(is_async):
     ):
         seen, error = drain(open_stream, is_async)
         assert (seen, type(error)) == (text, cls)
+
+
+def test_each_choice_keeps_its_own_end(make_model):
+    choices = [
+        {"index": i, "message": {"role": "assistant", "content": str(i)}, "finish_reason": reason}
+        for i, reason in enumerate(["stop", None])
+    ]
+    result = make_model()._create_chat_result({"choices": choices, "model": "m"})
+    assert [g.generation_info["finish_reason"] for g in result.generations] == ["stop", None]
+    with pytest.raises(TruncatedResponseError) as caught:
+        require_end(result)
+    assert caught.value.partial.content == "1"
+    assert caught.value.partial.response_metadata["model_name"] == "m"
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_responses_answer_that_failed_without_an_error_is_none(status):
+    message = AIMessage("", response_metadata={"status": status})
+    with pytest.raises(ResponseFailedError, match=status):
+        require_end(ChatResult(generations=[ChatGeneration(message=message)]))
+
+
+async def test_a_cancellation_that_was_dropped_below_is_delivered():
+    async def deaf():  # what wait_for does on Python 3.11 when a chunk meets the cancellation
+        for _ in range(3):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.02)
+            yield chunk("a")
+
+    async def read() -> None:
+        async for _ in awhole_stream(deaf):
+            pass
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -1,0 +1,148 @@
+"""A streamed attempt is whole or an error: its end is watched for while its chunks pass.
+
+Nothing is added to or taken from the chunks. Does not retry: that is `retry.stream`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import cast
+
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk
+
+from lc_service.models.pipeline import READING_ERRORS, caused, known, mark_malformed
+from lc_service.retry.errors import ErrorKind, MalformedResponseError, TruncatedResponseError, classify
+
+logger = logging.getLogger(__name__)
+
+_FINAL_STATUSES = frozenset({"completed", "incomplete", "failed", "cancelled"})
+
+
+def _is_end(chunk: ChatGenerationChunk) -> bool:
+    """Whether a chunk announces the end: a finish_reason, or a Responses answer's final status."""
+    if (chunk.generation_info or {}).get("finish_reason") is not None:
+        return True
+    return chunk.message.response_metadata.get("status") in _FINAL_STATUSES
+
+
+def has_content(chunk: ChatGenerationChunk) -> bool:
+    """Whether a chunk shows the caller anything: text, a tool call, reasoning, a refusal, an end."""
+    message = chunk.message
+    return bool(
+        message.content
+        or getattr(message, "tool_call_chunks", None)
+        or message.additional_kwargs
+        or _is_end(chunk)
+    )
+
+
+class StreamEnd:
+    """Watch one streamed attempt and judge its end. Belongs to that attempt."""
+
+    def __init__(self) -> None:
+        self._chunks: list[ChatGenerationChunk] = []
+        self._has_end = False
+
+    def see(self, chunk: ChatGenerationChunk) -> None:
+        """Take note of a chunk on its way to the caller."""
+        self._chunks.append(chunk)
+        self._has_end = self._has_end or _is_end(chunk)
+
+    def close(self) -> None:
+        """Raise unless the end of the answer came."""
+        if self._has_end:
+            return
+        if not self._chunks:
+            raise MalformedResponseError("The stream ended without a single chunk.")
+        raise TruncatedResponseError(
+            f"The stream closed after {len(self._chunks)} chunks with no finish_reason.",
+            partial=self._partial(),
+        )
+
+    def failure(self, error: Exception) -> Exception | None:
+        """Return what `error` means at this point of the stream, or None where the answer is whole."""
+        kind = classify(error).kind
+        if self._has_end and kind in (ErrorKind.CONNECTION, ErrorKind.TIMEOUT):
+            logger.warning("The connection broke after an answer's end (%s): its usage is unknown.", kind)
+            return None
+        if not any(map(has_content, self._chunks)):
+            if self._chunks and type(error) in READING_ERRORS:
+                mark_malformed(error)
+            return known(error)
+        if self._has_end or kind in (ErrorKind.REFUSED_ANSWER, ErrorKind.CONTEXT_OVERFLOW):
+            return known(error)
+        broken = TruncatedResponseError(
+            f"The stream broke after {len(self._chunks)} chunks ({type(error).__name__}).",
+            partial=self._partial(),
+        )
+        return caused(broken, error)
+
+    def _partial(self) -> AIMessageChunk:
+        first, *rest = (cast("AIMessageChunk", chunk.message) for chunk in self._chunks)
+        return first + rest
+
+
+class _Cancellation:
+    """Deliver a task's cancellation that was lost on the way.
+
+    LangChain waits for each chunk in `asyncio.wait_for`, which on Python 3.11 drops a cancellation that meets
+    an arriving chunk (python/cpython#86296): the stream would run on, and be paid for, to its end.
+    """
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._requests = self._task.cancelling() if self._task is not None else 0
+
+    def deliver(self) -> None:
+        task = self._task
+        if task is None or task.cancelling() <= self._requests or task is not asyncio.current_task():
+            return
+        raise asyncio.CancelledError
+
+
+def whole_stream(
+    open_stream: Callable[[], Iterator[ChatGenerationChunk]],
+) -> Iterator[ChatGenerationChunk]:
+    """Yield the chunks of one streamed attempt, and raise where its end does not come.
+
+    Raises:
+        TruncatedResponseError: The stream broke, or closed with no finish_reason, after content had come.
+        Exception: It broke before: of a known class.
+    """
+    end = StreamEnd()
+    stream = open_stream()
+    try:
+        for chunk in stream:
+            end.see(chunk)
+            yield chunk
+    except Exception as error:  # noqa: BLE001  raised again, with its own cause
+        if (failure := end.failure(error)) is not None:
+            raise failure  # noqa: B904
+    finally:
+        if (close := getattr(stream, "close", None)) is not None:
+            close()
+    end.close()
+
+
+async def awhole_stream(
+    open_stream: Callable[[], AsyncIterator[ChatGenerationChunk]],
+) -> AsyncIterator[ChatGenerationChunk]:
+    """Yield the chunks of one streamed attempt, and raise where its end does not come; as `whole_stream`."""
+    end = StreamEnd()
+    stream = open_stream()
+    cancellation = _Cancellation()
+    try:
+        async for chunk in stream:
+            cancellation.deliver()
+            end.see(chunk)
+            yield chunk
+    except Exception as error:  # noqa: BLE001  raised again, with its own cause
+        if (failure := end.failure(error)) is not None:
+            raise failure  # noqa: B904
+    finally:
+        if (aclose := getattr(stream, "aclose", None)) is not None:
+            await aclose()
+    end.close()
