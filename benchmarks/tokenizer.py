@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lc_service.accounting.tokenizer import TokenEstimator, count_messages
+from lc_service.accounting.prompt import count_messages
+from lc_service.accounting.tokenizer import TokenEstimator
 
 SAMPLES = json.loads(
     (Path(__file__).parents[1] / "tests" / "accounting" / "token_samples.json").read_text(encoding="utf-8")

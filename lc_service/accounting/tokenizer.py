@@ -1,31 +1,20 @@
 """Count tokens without internet: exactly where tiktoken's files are, else by an estimate that learns.
 
 Invariant: a count is never negative, never raises on any text, never downloads, and takes linear time.
-Does not know chat templates, hidden prompts or the size of pictures; docs/token-estimates.md has the errors.
+docs/token-estimates.md has the errors. Prompts, with messages and tools, are counted in `prompt`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lc_service.accounting.encoding import load_encoding
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-MESSAGE_TOKENS = 3
-"""Tokens each message costs beyond its role and text, and so does priming the answer."""
-IMAGE_TOKENS = 765
-"""Tokens taken for a picture: 85 + 170 for each of the four tiles of 1024 x 1024; size unknown here."""
-LOW_DETAIL_IMAGE_TOKENS = 85
-"""Tokens of a picture sent with `detail: low`, whatever its size."""
 MAX_EXACT_CHARACTERS = 50_000
 """Longer texts are estimated: on a text without spaces tiktoken's time grows faster than the text."""
 
@@ -161,7 +150,7 @@ class TokenEstimator:
         if not self._is_loaded:
             with self._lock:
                 if not self._is_loaded:
-                    self._encoding, self._is_loaded = _load_encoding(self.model), True
+                    self._encoding, self._is_loaded = load_encoding(self.model), True
         return self._encoding
 
 
@@ -175,176 +164,3 @@ def estimator_for(model: str) -> TokenEstimator:
         if (estimator := _estimators.get(model)) is None:
             estimator = _estimators[model] = TokenEstimator(model)
         return estimator
-
-
-@dataclass(frozen=True, slots=True)
-class PromptEstimate:
-    """Tokens of one request's prompt.
-
-    Attributes:
-        tokens: The count to work with: exact where it can be, else calibrated.
-        raw_tokens: What to hand to `calibrate` when the answer comes; 0 for a prompt with pictures, sounds
-            or files, from which nothing can be learnt about text.
-    """
-
-    tokens: int
-    raw_tokens: int
-
-
-def count_messages(
-    estimator: TokenEstimator,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Mapping[str, Any]] | None = None,
-) -> int:
-    """Count the prompt of a request, messages and tools as Chat Completions takes them.
-
-    Adds what OpenAI documents around the text: 3 tokens and the role for each message, 1 for a name, 3 for
-    the answer's priming; for tools its cookbook's figures for functions. A picture counts a flat 765 (85 with
-    `detail: low`), a sound or a file too: their true size is not known here.
-    """
-    return estimate_prompt(estimator, messages, tools).tokens
-
-
-def estimate_prompt(
-    estimator: TokenEstimator,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Mapping[str, Any]] | None = None,
-) -> PromptEstimate:
-    """Count as `count_messages` does, and keep the raw estimate for `calibrate`."""
-    prompt = _Prompt()
-    for message in messages:
-        prompt.add_message(message)
-    if tools:
-        prompt.add_tools(tools)
-    raw = prompt.fixed_tokens + sum(map(estimator.raw, prompt.texts))
-    if estimator.is_exact:
-        tokens = prompt.fixed_tokens + sum(map(estimator.count, prompt.texts))
-    else:
-        tokens = estimator.scaled(raw)
-    has_media = prompt.media_tokens > 0
-    return PromptEstimate(tokens + prompt.media_tokens, 0 if has_media else round(raw))
-
-
-class _Prompt:
-    """A prompt taken apart: texts to count, and tokens that stand for all the rest."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.fixed_tokens = MESSAGE_TOKENS
-        self.media_tokens = 0
-
-    def add_message(self, message: Mapping[str, Any]) -> None:
-        self.fixed_tokens += MESSAGE_TOKENS + 1  # a role is one token
-        if name := message.get("name"):
-            self.fixed_tokens += 1
-            self.texts.append(str(name))
-        content = message.get("content")
-        for part in content if isinstance(content, list | tuple) else (content, message.get("refusal")):
-            self._add_part(part)
-        calls = [*(message.get("tool_calls") or ()), {"function": message.get("function_call")}]
-        for call in calls:
-            if function := call.get("function") or call.get("custom"):
-                self.fixed_tokens += MESSAGE_TOKENS
-                self._add_texts(function.get("name"), function.get("arguments"), function.get("input"))
-
-    def _add_part(self, part: object) -> None:
-        if not isinstance(part, Mapping):
-            self._add_texts(part)
-            return
-        if (text := part.get("text") or part.get("refusal")) is not None or part.get("type") == "text":
-            self._add_texts(text)
-            return
-        image = part.get("image_url")
-        detail = image.get("detail") if isinstance(image, Mapping) else part.get("detail")
-        self.media_tokens += LOW_DETAIL_IMAGE_TOKENS if detail == "low" else IMAGE_TOKENS
-
-    def add_tools(self, tools: Sequence[Mapping[str, Any]]) -> None:
-        """Add tools by the figures OpenAI's cookbook has for functions: the server rewrites their schemas."""
-        self.fixed_tokens += 12 + 7 * len(tools)
-        schemas: list[object] = []
-        for tool in tools:
-            function = tool.get("function") or tool.get("custom") or tool
-            self.texts.append(f"{function.get('name')}:{_description(function)}")
-            schemas.append(function.get("parameters"))
-        while schemas:
-            schema = schemas.pop()
-            if isinstance(schema, list | tuple):
-                schemas += schema
-            elif isinstance(schema, Mapping):
-                self._add_schema(schema)
-                schemas += [schema.get(key) for key in _NESTED]
-                for group in _NAMED:
-                    schemas += (schema.get(group) or {}).values()
-
-    def _add_schema(self, schema: Mapping[str, Any]) -> None:
-        properties = schema.get("properties") or {}
-        self.fixed_tokens += 3 * bool(properties) + 3 * len(properties)
-        for name, value in properties.items():
-            value = value if isinstance(value, Mapping) else {}  # noqa: PLW2901  `true` is a schema too
-            self.texts.append(f"{name}:{value.get('type', '')}:{_description(value)}")
-        choices = schema.get("enum") or ()
-        self.fixed_tokens += 3 * max(0, len(choices) - 1)
-        self._add_texts(*choices)
-
-    def _add_texts(self, *texts: object) -> None:
-        self.texts += [str(text) for text in texts if text is not None]
-
-
-def _description(described: Mapping[str, Any]) -> str:
-    return str(described.get("description") or "").removesuffix(".")
-
-
-_NESTED = ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties")
-_NAMED = ("properties", "$defs", "definitions")
-
-
-def _load_encoding(model: str) -> Encoding | None:
-    """Load tiktoken's encoding if nothing has to be downloaded for it; any failure means there is none."""
-    try:
-        directory = _cache_directory()
-        if directory is None or not any(directory.iterdir()):
-            return None
-        import tiktoken  # noqa: PLC0415  only where a file may be there
-        from tiktoken import registry  # noqa: PLC0415
-
-        name = tiktoken.encoding_name_for_model(model)
-        tiktoken.list_encoding_names()  # finds the constructors
-        constructors: Mapping[str, Callable[[], dict[str, Any]]] = registry.ENCODING_CONSTRUCTORS or {}
-        urls, hashes = _sources(name, constructors)
-        if not urls or len(urls) != len(hashes):
-            return None
-        for url in urls:
-            cached = directory / hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
-            # tiktoken removes a file of another hash and fetches it again
-            if hashlib.sha256(cached.read_bytes()).hexdigest() not in hashes:
-                return None
-        return tiktoken.get_encoding(name)
-    except Exception:  # noqa: BLE001  never a failure: there is the estimate
-        return None
-
-
-def _cache_directory() -> Path | None:
-    for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
-        if (value := os.environ.get(variable)) is not None:
-            return Path(value) if value else None  # empty switches tiktoken's cache off
-    return Path(tempfile.gettempdir()) / "data-gym-cache"
-
-
-def _sources(
-    name: str, constructors: Mapping[str, Callable[[], dict[str, Any]]]
-) -> tuple[set[str], set[str]]:
-    """Read which URLs an encoding is loaded from, and their SHA-256, off its constructor's constants.
-
-    Nothing is called: calling it would download. One that builds on another names it.
-    """
-    code: CodeType = constructors[name].__code__
-    urls = {text for text in _texts(code.co_consts) if "://" in text}
-    hashes = {text for text in _texts(code.co_consts) if re.fullmatch("[0-9a-f]{64}", text)}
-    for other in set(code.co_names) & set(constructors) - {name}:
-        more_urls, more_hashes = _sources(other, constructors)
-        urls, hashes = urls | more_urls, hashes | more_hashes
-    return urls, hashes
-
-
-def _texts(constants: Sequence[object]) -> Iterator[str]:
-    return (constant for constant in constants if isinstance(constant, str))

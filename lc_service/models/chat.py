@@ -6,18 +6,22 @@ place of the SDK's retries and of `RunnableRetry`. Does not limit the rate and d
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, convert_to_openai_messages
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai import ChatOpenAI
 from pydantic import ConfigDict, Field, InstanceOf, model_validator
 
+from lc_service.accounting.prompt import count_messages
+from lc_service.accounting.tokenizer import TokenEstimator, estimator_for
 from lc_service.models.client import async_client_options, client_options, read_max_retries
 from lc_service.models.pipeline import known, mark_malformed, require_end
 from lc_service.models.whole_stream import awhole_stream, has_content, whole_stream
@@ -44,6 +48,7 @@ class ReliableChatOpenAI(ChatOpenAI):
       for ever. `timeout=None`, said explicitly, still means no limit.
     - `stream_usage` is on whatever the base URL; `stream_usage=False` is for servers that refuse it.
     - Asynchronous connections belong to the event loop that opened them and are closed with it.
+    - `get_num_tokens` and its kin count without a download, tools included, for any model.
     - It can be pickled; the copy opens its own connections.
 
     Safe to share between threads, tasks and event loops.
@@ -168,6 +173,31 @@ class ReliableChatOpenAI(ChatOpenAI):
         validators: Any = self  # pydantic's validators stay callable; its types do not say so
         validators.validate_environment()
         validators._own_clients()  # noqa: SLF001
+
+    def get_num_tokens(self, text: str) -> int:
+        """Count a text's tokens without a download: exactly where tiktoken's file is here, else estimated."""
+        if self.custom_get_token_ids is not None:
+            return super().get_num_tokens(text)
+        return self._estimator().count(text)
+
+    def get_num_tokens_from_messages(
+        self,
+        messages: Sequence[BaseMessage],
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
+        *,
+        allow_fetching_images: bool = False,
+    ) -> int:
+        """Count a prompt's tokens, tools included; as `get_num_tokens`. Of any model, and never a failure.
+
+        Pictures count a flat figure (docs/token-estimates.md): nothing is fetched to measure them.
+        """
+        del allow_fetching_images
+        wire = convert_to_openai_messages(messages)
+        schemas = [convert_to_openai_tool(tool) for tool in tools or ()]
+        return count_messages(self._estimator(), wire if isinstance(wire, list) else [wire], schemas)
+
+    def _estimator(self) -> TokenEstimator:
+        return estimator_for(self.tiktoken_model_name or self.model_name)
 
     def _create_chat_result(
         self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None

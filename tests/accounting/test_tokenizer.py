@@ -17,17 +17,15 @@ import tiktoken.registry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lc_service.accounting import tokenizer
-from lc_service.accounting.tokenizer import (
+from lc_service.accounting import encoding, tokenizer
+from lc_service.accounting.prompt import (
     IMAGE_TOKENS,
     LOW_DETAIL_IMAGE_TOKENS,
-    MAX_EXACT_CHARACTERS,
     PromptEstimate,
-    TokenEstimator,
     count_messages,
     estimate_prompt,
-    estimator_for,
 )
+from lc_service.accounting.tokenizer import MAX_EXACT_CHARACTERS, TokenEstimator, estimator_for
 
 # Original texts with their true counts, made once with tiktoken itself.
 SAMPLES = json.loads(Path(__file__).with_name("token_samples.json").read_text(encoding="utf-8"))
@@ -396,7 +394,7 @@ def test_a_model_without_a_known_source_is_estimated(cache, model):
 @pytest.mark.parametrize("name", ["o200k_base", "cl100k_base", "o200k_harmony"])
 def test_contract_an_encodings_constructor_names_one_url_and_its_hash(name, tmp_path, monkeypatch):
     tiktoken.list_encoding_names()
-    urls, hashes = tokenizer._sources(name, tiktoken.registry.ENCODING_CONSTRUCTORS)
+    urls, hashes = encoding._sources(name, tiktoken.registry.ENCODING_CONSTRUCTORS)
     assert len(urls) == len(hashes) == 1
     # and tiktoken looks for it where we do
     url = urls.pop()
@@ -410,7 +408,7 @@ def test_contract_tiktoken_loads_its_files_in_the_order_of_directories_that_we_a
     monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
     monkeypatch.delenv("DATA_GYM_CACHE_DIR", raising=False)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    assert tokenizer._cache_directory() == tmp_path / "data-gym-cache"
+    assert encoding._cache_directory() == tmp_path / "data-gym-cache"
     (tmp_path / "data-gym-cache").mkdir()
     (tmp_path / "data-gym-cache" / cache_key(URL)).write_bytes(b"as cached")
     monkeypatch.setattr(tiktoken.load, "read_file", refuse)

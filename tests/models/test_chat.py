@@ -14,6 +14,7 @@ import openai
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.load import dumpd, dumps, load
+from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.runnables import ConfigurableField
 from langchain_openai import ChatOpenAI
 from pydantic import ValidationError
@@ -392,3 +393,25 @@ def test_a_changed_field_changes_the_cache_key(make_model):
     before = model._get_llm_string()
     model.temperature = 0.9
     assert model._get_llm_string() != before
+
+
+# Token counts
+
+
+def test_tokens_are_counted_without_a_download_for_any_model(make_model):
+    model = make_model(model="a-model-nobody-knows")
+    assert 5 <= model.get_num_tokens("The lighthouse keeper climbs the stairs.") <= 12
+    messages = [SystemMessage("Be brief."), HumanMessage("What is a lighthouse?")]
+    plain = model.get_num_tokens_from_messages(messages)
+    assert plain > model.get_num_tokens("Be brief.What is a lighthouse?")
+
+    def get_weather(city: str) -> str:
+        """Tell the weather in a city."""
+        return city
+
+    assert model.get_num_tokens_from_messages(messages, tools=[get_weather]) > plain + 10
+
+
+def test_a_tokenizer_of_the_callers_own_is_used(make_model):
+    model = make_model(custom_get_token_ids=lambda text: [ord(character) for character in text])
+    assert model.get_num_tokens("abc") == 3

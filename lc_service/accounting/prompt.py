@@ -1,0 +1,141 @@
+"""Count a request's prompt: messages and tools as Chat Completions takes them.
+
+The text is counted by a `TokenEstimator`; around it come the figures that OpenAI documents.
+Does not know chat templates, hidden prompts or the size of pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lc_service.accounting.tokenizer import TokenEstimator
+
+MESSAGE_TOKENS = 3
+"""Tokens each message costs beyond its role and text, and so does priming the answer."""
+IMAGE_TOKENS = 765
+"""Tokens taken for a picture: 85 + 170 for each of the four tiles of 1024 x 1024; size unknown here."""
+LOW_DETAIL_IMAGE_TOKENS = 85
+"""Tokens of a picture sent with `detail: low`, whatever its size."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEstimate:
+    """Tokens of one request's prompt.
+
+    Attributes:
+        tokens: The count to work with: exact where it can be, else calibrated.
+        raw_tokens: What to hand to `calibrate` when the answer comes; 0 for a prompt with pictures, sounds
+            or files, from which nothing can be learnt about text.
+    """
+
+    tokens: int
+    raw_tokens: int
+
+
+def count_messages(
+    estimator: TokenEstimator,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> int:
+    """Count the prompt of a request, messages and tools as Chat Completions takes them.
+
+    Adds what OpenAI documents around the text: 3 tokens and the role for each message, 1 for a name, 3 for
+    the answer's priming; for tools its cookbook's figures for functions. A picture counts a flat 765 (85 with
+    `detail: low`), a sound or a file too: their true size is not known here.
+    """
+    return estimate_prompt(estimator, messages, tools).tokens
+
+
+def estimate_prompt(
+    estimator: TokenEstimator,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> PromptEstimate:
+    """Count as `count_messages` does, and keep the raw estimate for `calibrate`."""
+    prompt = _Prompt()
+    for message in messages:
+        prompt.add_message(message)
+    if tools:
+        prompt.add_tools(tools)
+    raw = prompt.fixed_tokens + sum(map(estimator.raw, prompt.texts))
+    if estimator.is_exact:
+        tokens = prompt.fixed_tokens + sum(map(estimator.count, prompt.texts))
+    else:
+        tokens = estimator.scaled(raw)
+    has_media = prompt.media_tokens > 0
+    return PromptEstimate(tokens + prompt.media_tokens, 0 if has_media else round(raw))
+
+
+class _Prompt:
+    """A prompt taken apart: texts to count, and tokens that stand for all the rest."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.fixed_tokens = MESSAGE_TOKENS
+        self.media_tokens = 0
+
+    def add_message(self, message: Mapping[str, Any]) -> None:
+        self.fixed_tokens += MESSAGE_TOKENS + 1  # a role is one token
+        if name := message.get("name"):
+            self.fixed_tokens += 1
+            self.texts.append(str(name))
+        content = message.get("content")
+        for part in content if isinstance(content, list | tuple) else (content, message.get("refusal")):
+            self._add_part(part)
+        calls = [*(message.get("tool_calls") or ()), {"function": message.get("function_call")}]
+        for call in calls:
+            if function := call.get("function") or call.get("custom"):
+                self.fixed_tokens += MESSAGE_TOKENS
+                self._add_texts(function.get("name"), function.get("arguments"), function.get("input"))
+
+    def _add_part(self, part: object) -> None:
+        if not isinstance(part, Mapping):
+            self._add_texts(part)
+            return
+        if (text := part.get("text") or part.get("refusal")) is not None or part.get("type") == "text":
+            self._add_texts(text)
+            return
+        image = part.get("image_url")
+        detail = image.get("detail") if isinstance(image, Mapping) else part.get("detail")
+        self.media_tokens += LOW_DETAIL_IMAGE_TOKENS if detail == "low" else IMAGE_TOKENS
+
+    def add_tools(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        """Add tools by the figures OpenAI's cookbook has for functions: the server rewrites their schemas."""
+        self.fixed_tokens += 12 + 7 * len(tools)
+        schemas: list[object] = []
+        for tool in tools:
+            function = tool.get("function") or tool.get("custom") or tool
+            self.texts.append(f"{function.get('name')}:{_description(function)}")
+            schemas.append(function.get("parameters"))
+        while schemas:
+            schema = schemas.pop()
+            if isinstance(schema, list | tuple):
+                schemas += schema
+            elif isinstance(schema, Mapping):
+                self._add_schema(schema)
+                schemas += [schema.get(key) for key in _NESTED]
+                for group in _NAMED:
+                    schemas += (schema.get(group) or {}).values()
+
+    def _add_schema(self, schema: Mapping[str, Any]) -> None:
+        properties = schema.get("properties") or {}
+        self.fixed_tokens += 3 * bool(properties) + 3 * len(properties)
+        for name, value in properties.items():
+            value = value if isinstance(value, Mapping) else {}  # noqa: PLW2901  `true` is a schema too
+            self.texts.append(f"{name}:{value.get('type', '')}:{_description(value)}")
+        choices = schema.get("enum") or ()
+        self.fixed_tokens += 3 * max(0, len(choices) - 1)
+        self._add_texts(*choices)
+
+    def _add_texts(self, *texts: object) -> None:
+        self.texts += [str(text) for text in texts if text is not None]
+
+
+def _description(described: Mapping[str, Any]) -> str:
+    return str(described.get("description") or "").removesuffix(".")
+
+
+_NESTED = ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties")
+_NAMED = ("properties", "$defs", "definitions")
