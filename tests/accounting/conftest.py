@@ -59,7 +59,7 @@ class Bench:
             reasoning_tokens=billed.reasoning_tokens,
         )
 
-    def assert_counted(self, *reports: UsageReport, by_model: bool = True) -> None:
+    def assert_counted(self, *reports: UsageReport) -> None:
         """Hold each report against the bill: every kind of token, calls, models and operations."""
         bill = self.sim.bill
         assert bill.requests > 0, "nothing was billed: the test proves nothing"
@@ -68,8 +68,7 @@ class Bench:
             assert report.unknown == 0
             assert report.calls == bill.requests - bill.interrupted_requests
             assert _by(report, "operation") == self._billed_by(1)
-            if by_model:
-                assert _by(report, "model") == self._billed_by(0)
+            assert _by(report, "model") == self._billed_by(0)
 
     def _billed_by(self, position: int) -> dict[str, TokenUsage]:
         groups: dict[str, TokenUsage] = {}

@@ -362,8 +362,7 @@ def test_a_paid_attempt_that_was_cut_off_and_retried_is_counted(shape: Shape, ma
     with track_usage() as outer, track_usage() as inner:
         run(shape, bench)
     assert bench.sim.bill.interrupted_requests * 2 == bench.sim.bill.requests
-    # A partial answer does not say which model it is from.
-    bench.assert_counted(bench.counter.usage, inner, outer, by_model=False)
+    bench.assert_counted(bench.counter.usage, inner, outer)
 
 
 # --- LangChain's cache ------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def test_a_chain_retried_from_outside_pays_each_attempt_once(make_bench: Any) ->
     with track_usage() as usage:
         with_retry(chain, RetryWithExponentialBackoff(0.001, 0.001)).invoke("Hello", bench.config)
     assert bench.sim.bill.requests == 2
-    bench.assert_counted(bench.counter.usage, usage, by_model=False)
+    bench.assert_counted(bench.counter.usage, usage)
 
 
 def test_every_attempt_of_a_call_that_fails_in_the_end_is_counted(bench: Any) -> None:
@@ -250,7 +250,7 @@ def test_nested_trackers_count_retried_attempts_once(plan: str, make_bench: Any)
 
     with track_usage() as outer:
         RunnableLambda(step).invoke("Hello", bench.config)
-    bench.assert_counted(outer, reports[0], bench.counter.usage, by_model=False)
+    bench.assert_counted(outer, reports[0], bench.counter.usage)
 
 
 def test_concurrent_trackers_count_their_own_tasks(bench: Any) -> None:
@@ -416,7 +416,7 @@ def test_a_sibling_that_raises_loses_no_count(
             asyncio.run(model.ainvoke("Hello", {"callbacks": callbacks}))
         else:
             model.invoke("Hello", {"callbacks": callbacks})
-    bench.assert_counted(bench.counter.usage, usage, by_model=False)
+    bench.assert_counted(bench.counter.usage, usage)
 
 
 def test_prompts_are_not_written_out_for_a_handler_that_only_counts(
