@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lc_service.data import load_documents
 from lc_service.simulator.material import Material
 
 
@@ -16,12 +17,51 @@ from lc_service.simulator.material import Material
         ("今天天气很好。我们去公园吧\uff01好吗\uff1f", 3),
         ("本を読む。音楽を聴く。", 2),
         ("أين الكتاب؟ الكتاب هنا.", 2),
+        ("यह किताब है। वह कलम है॥ क्या यह घर है?", 3),
+        ("यह किताब है।वह कलम है।", 2),
+        ("उसने कहा, “यह किताब है।” फिर वह गया।", 1),
+        ("یہ کتاب ہے\u06d4 وہ قلم ہے\u06d4", 2),
         ("Version 1.5 is out. Use it.", 2),
         ("", 0),
     ],
 )
 def test_sentences_of_many_languages(text, count):
     assert len(Material(text).sentences) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("किताब पर किताब है", ["किताब"]),
+        ("الكِتَابُ", ["الكِتَابُ"]),
+        ("ที่นี่ มีหนังสือ", ["มีหนังสือ", "ที่นี่"]),
+        ("क्\u200dषेत्र", ["क्\u200dषेत्र"]),
+        ("cafe\u0301s, naïve, gpt4, snake_case", ["cafe\u0301s", "naïve", "snake", "case"]),
+    ],
+)
+def test_words_keep_their_marks(text, words):
+    assert set(Material(text).keywords) == set(words)
+
+
+def test_a_hindi_summary_is_a_sentence_of_the_document():
+    for document in load_documents():
+        if document.language == "hi":
+            sentences = [f"{part.strip()}।" for part in document.text.split("।") if part.strip()]
+            assert Material(document.text).sentences == sentences
+            summary = Material(f"<document>\n{document.text}\n</document>").summary()
+            assert all(f"{part.strip()}।" in sentences for part in summary.split("।") if part.strip())
+            assert 0 < len(summary) < len(document.text)
+
+
+@pytest.mark.parametrize("tag", ["<document>", "</document-2>", '<doc id="1" a>', "<br/><br />", "<a> </a>"])
+def test_a_line_of_tags_is_no_sentence(tag):
+    assert Material(f"{tag}\nOne is here.\n{tag}").sentences == ["One is here."]
+    assert "<" not in Material(f"{tag}\n" * 30).summary()
+
+
+@pytest.mark.parametrize("line", ["<https://example.org>", "a < b and c > d", "<b>Bold</b>", "< 3"])
+def test_a_line_with_more_than_tags_is_a_sentence(line):
+    assert Material(line).sentences == [line]
 
 
 def test_a_line_that_only_announces_the_text_is_left_out(long_text):

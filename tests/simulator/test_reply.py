@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.messages import convert_to_openai_messages
+from langchain_core.runnables import RunnableLambda
 
+from chains.summarize import build_summarize_chain
+from lc_service.data import load_documents
 from lc_service.simulator.errors import ApiError
 from lc_service.simulator.prompt import read_chat, read_responses
 from lc_service.simulator.reply import compose
@@ -45,6 +50,20 @@ def test_a_long_text_is_answered_with_its_own_sentences(long_text):
     answer = text_of(long_text)
     assert 0 < len(answer) < len(long_text)
     assert all(sentence.strip(".") in long_text for sentence in answer.split(". "))
+
+
+def test_every_document_gets_a_summary_of_its_own():
+    model = RunnableLambda(lambda prompt: text_of(convert_to_openai_messages(prompt.to_messages())))
+    chain = build_summarize_chain(model)
+    documents = load_documents()
+    answers = [chain.invoke({"title": document.title, "text": document.text}) for document in documents]
+    assert len(set(answers)) == len(documents)
+    for document, answer in zip(documents, answers, strict=True):
+        assert re.sub(r"</?[\w-]+>", "", answer).strip()
+        if document.language == "hi":
+            told = [part.strip() for part in answer.replace("।", "।\n").split("\n") if part.strip()]
+            assert told
+            assert all(part in document.text for part in told)
 
 
 def test_a_short_question_is_quoted():
