@@ -22,7 +22,12 @@ from pydantic import ConfigDict, Field, InstanceOf, model_validator
 
 from lc_service.accounting.prompt import count_messages
 from lc_service.accounting.tokenizer import TokenEstimator, estimator_for
-from lc_service.models.client import async_client_options, client_options, read_max_retries
+from lc_service.models.client import (
+    async_client_options,
+    client_options,
+    read_max_retries,
+    require_sendable_key,
+)
 from lc_service.models.pipeline import known, mark_malformed, require_end
 from lc_service.models.whole_stream import awhole_stream, has_content, whole_stream
 from lc_service.retry.policy import (
@@ -97,6 +102,7 @@ class ReliableChatOpenAI(ChatOpenAI):
     @model_validator(mode="after")
     def _own_clients(self) -> Self:
         """Switch the SDK's retries off, give it a timeout, and bind async connections to their loop."""
+        require_sendable_key(self)
         if isinstance(self.root_client, openai.OpenAI):
             self.root_client = self.root_client.with_options(**client_options(self))
             self.client = self.root_client.chat.completions
@@ -214,6 +220,12 @@ class ReliableChatOpenAI(ChatOpenAI):
                 generation.generation_info = {**(generation.generation_info or {}), **_choice_info(choice)}
         return result
 
+    def _choices(self, options: Mapping[str, Any]) -> int:
+        return int(options.get("n") or self.n or 1)
+
+    def _is_background(self, options: Mapping[str, Any]) -> bool:
+        return bool(options.get("background") or self.model_kwargs.get("background"))
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -225,7 +237,8 @@ class ReliableChatOpenAI(ChatOpenAI):
 
         def attempt() -> ChatResult:
             try:
-                return require_end(generate(messages, stop, run_manager, **kwargs))
+                result = generate(messages, stop, run_manager, **kwargs)
+                return require_end(result, is_background=self._is_background(kwargs))
             except Exception as error:  # noqa: BLE001  raised again, with its own cause
                 raise known(error)  # noqa: B904
 
@@ -242,7 +255,8 @@ class ReliableChatOpenAI(ChatOpenAI):
 
         async def attempt() -> ChatResult:
             try:
-                return require_end(await generate(messages, stop, run_manager, **kwargs))
+                result = await generate(messages, stop, run_manager, **kwargs)
+                return require_end(result, is_background=self._is_background(kwargs))
             except Exception as error:  # noqa: BLE001  raised again, with its own cause
                 raise known(error)  # noqa: B904
 
@@ -258,7 +272,9 @@ class ReliableChatOpenAI(ChatOpenAI):
         stream = super()._stream
 
         def attempt() -> Iterator[ChatGenerationChunk]:
-            return whole_stream(lambda: stream(messages, stop, run_manager, **kwargs))
+            return whole_stream(
+                lambda: stream(messages, stop, run_manager, **kwargs), choices=self._choices(kwargs)
+            )
 
         yield from retry_stream(self.retry, attempt, _tell(run_manager), has_content)
 
@@ -272,7 +288,9 @@ class ReliableChatOpenAI(ChatOpenAI):
         stream = super()._astream
 
         def attempt() -> AsyncIterator[ChatGenerationChunk]:
-            return awhole_stream(lambda: stream(messages, stop, run_manager, **kwargs))
+            return awhole_stream(
+                lambda: stream(messages, stop, run_manager, **kwargs), choices=self._choices(kwargs)
+            )
 
         async for chunk in aretry_stream(self.retry, attempt, _atell(run_manager), has_content):
             yield chunk

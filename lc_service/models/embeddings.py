@@ -13,7 +13,12 @@ import openai
 from langchain_openai import OpenAIEmbeddings
 from pydantic import ConfigDict, Field, InstanceOf, model_validator
 
-from lc_service.models.client import async_client_options, client_options, read_max_retries
+from lc_service.models.client import (
+    async_client_options,
+    client_options,
+    read_max_retries,
+    require_sendable_key,
+)
 from lc_service.models.embedding_request import AsyncRetriedEmbeddings, RetriedEmbeddings
 from lc_service.retry.policy import RetryWithExponentialBackoff
 
@@ -63,6 +68,7 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
     @model_validator(mode="after")
     def _own_clients(self) -> Self:
         """Put the retry where the SDK's resources were; done again for a copy with another policy."""
+        require_sendable_key(self)
         resource = getattr(self.client, "resource", self.client)
         if isinstance(resource, openai.resources.Embeddings):
             sdk = resource._client.with_options(**client_options(self))  # noqa: SLF001  contract-tested

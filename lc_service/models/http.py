@@ -1,12 +1,13 @@
-"""HTTP clients that belong to an event loop and are closed with it.
+"""HTTP clients that belong to an event loop, or to a process, and are not used outside of it.
 
-A connection cannot outlive the loop it was opened in: a client shared between loops sends a request, fails
-to read its answer, and sends (and pays for) it again (langchain#35783). Knows nothing of OpenAI's API.
+A client shared between loops sends a request and cannot read its answer (langchain#35783); a connection
+shared with a forked process brings one the other's answer. Knows nothing of OpenAI's API.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import urllib.request
@@ -24,7 +25,8 @@ class LoopBoundAsyncClient(httpx2.AsyncClient):
 
     The real client is made at a loop's first request and closed when that loop shuts down
     (`asyncio.run`, `asyncio.Runner`, uvicorn: whoever calls `loop.shutdown_asyncgens`). `aclose` closes the
-    running loop's client only; the next request opens a new one. Safe to share between threads.
+    running loop's client only; the next request opens a new one. Safe to share between threads. A loop that
+    is closed without such a shutdown leaves its client to the garbage collector, which asyncio reports.
 
     Args:
         make_client: Makes the real client; called in the loop that will use it.
@@ -71,14 +73,75 @@ class LoopBoundAsyncClient(httpx2.AsyncClient):
             await client.aclose()
 
 
-class _NoTransport(httpx2.AsyncBaseTransport):
+class ProcessBoundClient(httpx2.Client):
+    """A client for the OpenAI SDK that keeps one real client for each process, so that `fork` is safe.
+
+    The real client is made at a process's first request. Thread-safe.
+
+    Args:
+        make_client: Makes the real client.
+    """
+
+    def __init__(self, make_client: Callable[[], httpx2.Client]) -> None:
+        super().__init__(transport=_NoTransport(), trust_env=False)
+        self._make_client = make_client
+        self._bound: dict[int, httpx2.Client] = {}
+
+    def send(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
+        """Send `request` with this process's client; arguments as `httpx2.Client.send`."""
+        client = self._bound.get(os.getpid())
+        if client is None:
+            # Of two threads that meet here one wins. The parent's client stays in the dictionary: closing it
+            # here could speak on its connections.
+            client = self._bound.setdefault(os.getpid(), self._make_client())
+        return client.send(request, **kwargs)
+
+    def close(self) -> None:
+        """Close this process's client; the next request opens a new one."""
+        client = self._bound.pop(os.getpid(), None)
+        if client is not None:
+            client.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # half made, or at the interpreter's end
+            self.close()
+
+
+class _NoTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
+    """What a client has that only builds requests."""
+
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         raise RuntimeError(f"no request is sent from here, not even to {request.url.host}")
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        raise RuntimeError(f"no request is sent from here, not even to {request.url.host}")
+
+
+def default_client() -> ProcessBoundClient:
+    """Return the shared synchronous client for the proxy and certificate settings of this moment."""
+    return _shared_client(_environment())
 
 
 def default_async_client() -> LoopBoundAsyncClient:
     """Return the process's shared async client for the proxy and certificate settings of this moment."""
     return _shared_async_client(_environment())
+
+
+def proxied_client(proxy: str) -> ProcessBoundClient:
+    """Return a synchronous client that sends everything through `proxy` (a URL)."""
+    return ProcessBoundClient(lambda: openai.DefaultHttpxClient(proxy=proxy))
+
+
+def socket_options_client(options: list[tuple[int, int, int]]) -> ProcessBoundClient:
+    """Return a synchronous client whose sockets get `options`, as `socket.setsockopt` takes them."""
+
+    def make_client() -> httpx2.Client:
+        limits = openai.DEFAULT_CONNECTION_LIMITS
+        return openai.DefaultHttpxClient(
+            transport=httpx2.HTTPTransport(socket_options=options, limits=limits)
+        )
+
+    return ProcessBoundClient(make_client)
 
 
 def proxied_async_client(proxy: str) -> LoopBoundAsyncClient:
@@ -109,6 +172,11 @@ def _environment() -> _Environment:
 
 def _has_proxy(environment: _Environment) -> bool:
     return any(name not in (*_CERTIFICATE_VARIABLES, "no") for name, _ in environment)
+
+
+@lru_cache(maxsize=16)
+def _shared_client(environment: _Environment) -> ProcessBoundClient:
+    return ProcessBoundClient(lambda: openai.DefaultHttpxClient(verify=_ssl_context(environment)))
 
 
 @lru_cache(maxsize=16)

@@ -7,7 +7,7 @@ Does not retry and does not wait: that is the policy's. Streams are in `whole_st
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Mapping
 from typing import cast
 
 import httpx2
@@ -43,6 +43,11 @@ def mark_malformed(error: Exception) -> None:
 
 def known(error: Exception) -> Exception:
     """Return `error` as an exception of a known class: itself, or one that names it as its cause."""
+    if isinstance(error, openai.APIConnectionError) and _is_refused_header(error):
+        # The client quotes the header, and the key may be in it: its words are not passed on.
+        message = "The request cannot be sent: a header has a character that HTTP does not allow."
+        hidden = httpx2.LocalProtocolError("illegal header")
+        return caused(OpenAIConnectionError(message=message, request=_UNKNOWN_REQUEST), hidden)
     if (named := _rightly_named(error)) is not None:
         return caused(named, error.__cause__ or error)
     if isinstance(error, ModelError) and error.is_retryable and not classify(error).is_transient:
@@ -52,8 +57,8 @@ def known(error: Exception) -> Exception:
         return error
     if isinstance(error, httpx2.TransportError):
         return caused(_transport_error(error), error)
-    if (failure := _responses_failure(error)) is not None:
-        return caused(failure, error)
+    if (told := _told_in_body(error)) is not None:
+        return caused(told, None)
     if _is_malformed(error):
         # No cause: the reader's own words quote the body.
         return caused(MalformedResponseError(f"A 200 that is no API answer ({type(error).__name__})."), None)
@@ -71,6 +76,12 @@ def _rightly_named(error: Exception) -> Exception | None:
     if isinstance(error, openai.APITimeoutError) and _is_lost_connection(error):
         return _connection_error(error.request, error.__cause__ or error)
     return None
+
+
+def _is_refused_header(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, httpx2.LocalProtocolError):
+        error = error.__cause__
+    return error is not None
 
 
 def _is_lost_connection(error: BaseException | None) -> bool:
@@ -100,7 +111,7 @@ def _transport_error(error: httpx2.TransportError) -> openai.APIConnectionError:
     try:
         request = error.request
     except RuntimeError:  # nobody said which
-        request = httpx2.Request("POST", "https://unknown.invalid")
+        request = _UNKNOWN_REQUEST
     if isinstance(error, httpx2.TimeoutException) and not _is_lost_connection(error):
         return OpenAITimeoutError(request)
     return _connection_error(request, error)
@@ -110,33 +121,38 @@ def _connection_error(request: httpx2.Request, cause: BaseException) -> openai.A
     return OpenAIConnectionError(message=f"Connection error ({type(cause).__name__}).", request=request)
 
 
-# The words in which LangChain puts the Responses API's failures: a ValueError around the error object, or its
-# text, or "code: message" (contract-tested).
-_FAILURE = re.compile(r"ResponseError\(code='([^']+)'|([a-z]+(?:_[a-z]+)+): |Response \S+ failed\.")
+def _told_in_body(error: Exception) -> Exception | None:
+    """Read the error that a 200's body told: LangChain raises it as a ValueError around the error itself."""
+    told = error.args[0] if type(error) is ValueError and error.args else None
+    if isinstance(told, Mapping):  # gateways answer so, with OpenAI's error object
+        message = str(told.get("message") or "The server answered with an error.")
+        return openai.APIError(message, request=_UNKNOWN_REQUEST, body=dict(told))
+    if isinstance(code := getattr(told, "code", None), str):  # the Responses API's failed answer
+        return ResponseFailedError(str(told), code=code)
+    return None
 
 
-def _responses_failure(error: Exception) -> ResponseFailedError | None:
-    if type(error) is not ValueError or not (failure := _FAILURE.match(str(error))):
-        return None
-    return ResponseFailedError(str(error), code=failure[1] or failure[2])
+_UNKNOWN_REQUEST = httpx2.Request("POST", "https://unknown.invalid")
 
 
-def require_end(result: ChatResult) -> ChatResult:
+def require_end(result: ChatResult, *, is_background: bool = False) -> ChatResult:
     """Return `result`; raise where it has no choice, and `TruncatedResponseError` where one is unfinished.
 
-    A Chat Completions choice ends with a finish_reason; a Responses answer is unfinished while `in_progress`,
-    and none where it `failed` or was `cancelled`. One that is `queued` was asked for in the background.
+    A Chat Completions choice ends with a finish_reason. A Responses answer is unfinished while `queued` or
+    `in_progress`, unless it was asked for in the background, and none where it `failed` or was `cancelled`.
     """
     if not result.generations:
         raise MalformedResponseError("The answer has no choices.")
     for generation in result.generations:
         info, message = generation.generation_info or {}, generation.message
-        is_chat = "finish_reason" in info
         status = message.response_metadata.get("status")
         if status in ("failed", "cancelled"):
-            raise ResponseFailedError(f"The server ended its answer as {status}, without an error.")
-        is_open = status == "in_progress"
-        if info.get("finish_reason") is None if is_chat else is_open:
+            code = "cancelled" if status == "cancelled" else None
+            raise ResponseFailedError(
+                f"The server ended its answer as {status}, without an error.", code=code
+            )
+        is_open = status in ("queued", "in_progress") and not is_background
+        if info["finish_reason"] is None if "finish_reason" in info else is_open:
             # LangChain names the model on the message only after this; whoever counts wants it.
             message.response_metadata.setdefault("model_name", (result.llm_output or {}).get("model_name"))
             raise TruncatedResponseError(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import cast
 
@@ -14,7 +16,13 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from lc_service.models.pipeline import READING_ERRORS, caused, known, mark_malformed
-from lc_service.retry.errors import ErrorKind, MalformedResponseError, TruncatedResponseError, classify
+from lc_service.retry.errors import (
+    ErrorKind,
+    MalformedResponseError,
+    ResponseFailedError,
+    TruncatedResponseError,
+    classify,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -39,17 +47,37 @@ def has_content(chunk: ChatGenerationChunk) -> bool:
     )
 
 
-class StreamEnd:
-    """Watch one streamed attempt and judge its end. Belongs to that attempt."""
+# The code in LangChain's words for a Responses stream's failure: the error object's text, or "code: message".
+_FAILURE_CODE = re.compile(r"(?:ResponseError\(code='([^']+)'|([\w.-]+): )")
+# Where langchain-openai reads a chunk; what is raised there was sent by the server (contract-tested).
+_CHUNK_READERS = ("_convert_responses_chunk_to_generation_chunk", "_convert_chunk_to_generation_chunk")
 
-    def __init__(self) -> None:
+
+def _is_from_chunk(error: Exception) -> bool:
+    """Whether `error` was raised while a chunk was read, not while the request was built."""
+    frames = (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name in _CHUNK_READERS for name in frames)
+
+
+class StreamEnd:
+    """Watch one streamed attempt and judge its end. Belongs to that attempt.
+
+    Args:
+        choices: How many choices were asked for (`n`): each has an end of its own.
+    """
+
+    def __init__(self, choices: int = 1) -> None:
         self._chunks: list[ChatGenerationChunk] = []
-        self._has_end = False
+        self._open_choices = choices
 
     def see(self, chunk: ChatGenerationChunk) -> None:
         """Take note of a chunk on its way to the caller."""
         self._chunks.append(chunk)
-        self._has_end = self._has_end or _is_end(chunk)
+        self._open_choices -= _is_end(chunk)
+
+    @property
+    def _has_end(self) -> bool:
+        return self._open_choices <= 0
 
     def close(self) -> None:
         """Raise unless the end of the answer came."""
@@ -69,9 +97,7 @@ class StreamEnd:
             logger.warning("The connection broke after an answer's end (%s): its usage is unknown.", kind)
             return None
         if not any(map(has_content, self._chunks)):
-            if self._chunks and type(error) in READING_ERRORS:
-                mark_malformed(error)
-            return known(error)
+            return known(self._read_before_content(error))
         if self._has_end or kind in (ErrorKind.REFUSED_ANSWER, ErrorKind.CONTEXT_OVERFLOW):
             return known(error)
         broken = TruncatedResponseError(
@@ -79,6 +105,17 @@ class StreamEnd:
             partial=self._partial(),
         )
         return caused(broken, error)
+
+    def _read_before_content(self, error: Exception) -> Exception:
+        """Read an error of LangChain's that came before content: a Responses failure, or an odd chunk."""
+        if not self._chunks and not _is_from_chunk(error):
+            return error
+        if type(error) is ValueError:
+            code = _FAILURE_CODE.match(str(error))
+            return ResponseFailedError(str(error), code=code and (code[1] or code[2]))
+        if type(error) in READING_ERRORS:
+            mark_malformed(error)
+        return error
 
     def _partial(self) -> AIMessageChunk:
         first, *rest = (cast("AIMessageChunk", chunk.message) for chunk in self._chunks)
@@ -104,15 +141,15 @@ class _Cancellation:
 
 
 def whole_stream(
-    open_stream: Callable[[], Iterator[ChatGenerationChunk]],
+    open_stream: Callable[[], Iterator[ChatGenerationChunk]], *, choices: int = 1
 ) -> Iterator[ChatGenerationChunk]:
-    """Yield the chunks of one streamed attempt, and raise where its end does not come.
+    """Yield the chunks of one streamed attempt of `choices` choices, and raise where its end does not come.
 
     Raises:
         TruncatedResponseError: The stream broke, or closed with no finish_reason, after content had come.
         Exception: It broke before: of a known class.
     """
-    end = StreamEnd()
+    end = StreamEnd(choices)
     stream = open_stream()
     try:
         for chunk in stream:
@@ -128,10 +165,10 @@ def whole_stream(
 
 
 async def awhole_stream(
-    open_stream: Callable[[], AsyncIterator[ChatGenerationChunk]],
+    open_stream: Callable[[], AsyncIterator[ChatGenerationChunk]], *, choices: int = 1
 ) -> AsyncIterator[ChatGenerationChunk]:
     """Yield the chunks of one streamed attempt, and raise where its end does not come; as `whole_stream`."""
-    end = StreamEnd()
+    end = StreamEnd(choices)
     stream = open_stream()
     cancellation = _Cancellation()
     try:

@@ -226,6 +226,7 @@ _CODE_KINDS = {
     "rate_limit_exceeded": ErrorKind.RATE_LIMIT,
     "invalid_request_error": ErrorKind.INVALID_REQUEST,
     "invalid_prompt": ErrorKind.INVALID_REQUEST,
+    "cancelled": ErrorKind.CANCELLED,
 }
 
 

@@ -20,6 +20,8 @@ from langchain_openai import ChatOpenAI
 from pydantic import ValidationError
 
 from lc_service.models.chat import ReliableChatOpenAI
+from lc_service.models.embeddings import ReliableOpenAIEmbeddings
+from lc_service.retry.errors import ErrorKind, classify
 from lc_service.retry.policy import RetryWithExponentialBackoff
 from lc_service.simulator import Fault
 
@@ -184,10 +186,29 @@ def test_a_configured_copy_keeps_the_policy(options, simulate, make_model):
     assert [b'"temperature":0.7' in request.body for request in sim.requests] == [True, True]
 
 
-def test_configuring_one_of_two_that_must_agree_is_refused(make_model):
+def test_max_retries_can_be_configured(simulate, make_model):
+    sim = simulate(faults=["unavailable"] * 2)
     configurable = make_model(max_retries=4).configurable_fields(max_retries=ConfigurableField("tries"))
-    with pytest.raises(ValidationError, match="not both"):
-        configurable.invoke("Hello", {"configurable": {"tries": 1}})
+    with pytest.raises(openai.InternalServerError):
+        configurable.invoke("Hello", {"configurable": {"tries": 0}})
+    assert len(sim.requests) == 1
+
+
+@pytest.mark.parametrize("cls", [ReliableChatOpenAI, ReliableOpenAIEmbeddings])
+def test_a_key_that_cannot_be_a_header_is_refused_and_not_shown(cls):
+    with pytest.raises(ValueError, match="line break") as caught:
+        cls(model="m", api_key="sk-from-a-file\n")
+    assert "sk-from" not in str(caught.value)
+
+
+def test_a_header_that_http_refuses_is_not_quoted_and_not_retried(simulate, make_model):
+    sim = simulate()
+    model = make_model(default_headers={"x-token": "sk-secret\n"})
+    with pytest.raises(openai.APIConnectionError) as caught:
+        model.invoke("Hello")
+    assert "sk-secret" not in "".join(traceback.format_exception(caught.value))
+    assert classify(caught.value).kind is ErrorKind.CONFIGURATION
+    assert len(sim.requests) == 0
 
 
 # LangChain's cache

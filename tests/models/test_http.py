@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib.util
+import os
 import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -348,3 +350,26 @@ def test_a_refused_connection_is_tried_again_and_is_no_timeout(is_async, fake_cl
     assert classify(caught.value).kind is ErrorKind.CONNECTION
     assert len(fake_clock.waits) == 2
     close(model)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_processes_do_not_share_a_connection():
+    """In a process of its own: a fork of a test runner with threads is not for keeps."""
+    code = """
+import os, sys
+from lc_service import ReliableChatOpenAI
+from lc_service.simulator import Simulator
+with Simulator() as server:
+    model = ReliableChatOpenAI(model="m", base_url=server.base_url, api_key="any")
+    model.invoke("parent")
+    children = []
+    for name in "ABC":
+        child = os.fork()
+        if child == 0:
+            words = [f"{name}{i}" for i in range(10)]
+            os._exit(sum(word not in model.invoke(f"Say {word}.").text for word in words))
+        children.append(child)
+    sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
+"""
+    done = subprocess.run([sys.executable, "-c", code], timeout=30, check=False)  # noqa: S603  our own code
+    assert done.returncode == 0

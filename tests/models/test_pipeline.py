@@ -176,13 +176,46 @@ def test_context_overflow_has_langchains_class():
         ("ResponseError(code='server_error', message='m')", "server_error"),
         ("rate_limit_exceeded: slow down", "rate_limit_exceeded"),
         ("Response resp_1 failed.", None),
+        ("The server had an error", None),
     ],
 )
 def test_a_failed_response_has_a_class_and_its_code(text, code):
-    error = known(ValueError(text))
-    assert isinstance(error, ResponseFailedError)
-    assert error.code == code
-    assert classify(error).is_transient
+    def _convert_responses_chunk_to_generation_chunk():  # where LangChain raises it
+        raise ValueError(text)
+
+    def stream():
+        _convert_responses_chunk_to_generation_chunk()
+        yield chunk()
+
+    with pytest.raises(ResponseFailedError) as caught:
+        list(whole_stream(stream))
+    assert caught.value.code == code
+    assert classify(caught.value).is_transient
+
+
+def test_a_programs_own_error_is_not_taken_for_the_servers():
+    own = ValueError("permission_denied: vault token expired")
+    assert known(own) is own
+    assert watched().failure(own) is own
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("insufficient_quota", ErrorKind.QUOTA_EXHAUSTED), (502, ErrorKind.SERVER_ERROR)],
+)
+def test_an_error_object_in_a_200_is_read(code, kind):
+    error = known(ValueError({"code": code, "message": "no"}))
+    assert isinstance(error, openai.APIError)
+    assert classify(error).kind is kind
+
+
+def test_each_of_several_choices_ends_by_itself_in_a_stream():
+    end = StreamEnd(choices=2)
+    end.see(chunk("a", finish="stop"))
+    with pytest.raises(TruncatedResponseError):
+        end.close()
+    end.see(chunk("b", finish="stop"))
+    end.close()
 
 
 def test_an_unreadable_body_is_malformed_and_not_quoted():
