@@ -1,7 +1,7 @@
-"""Time, in one place: now, sleep, async_sleep.
+"""Time, in one place: now, wall, sleep, async_sleep.
 
 Everything in lc_service that waits or measures calls these through the module (`clock.sleep(...)`),
-so a test replaces three functions and asserts exact waits without waiting.
+so a test replaces these functions and asserts exact waits without waiting.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class ServiceSettings(BaseSettings):
         None, ge=0, le=2, allow_inf_nan=False, description="Sampling temperature."
     )
     timeout_seconds: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Time an attempt may take; 600 by default."
+        None, gt=0, allow_inf_nan=False, description="The longest silence in an attempt; 600."
     )
     initial_delay: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="Seconds before the first retry."
@@ -75,7 +75,7 @@ class ServiceSettings(BaseSettings):
     )
     max_retries: int = Field(5, ge=0, description="Retries after the first attempt.")
     deadline_seconds: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="The longest a call may take in all."
+        None, gt=0, allow_inf_nan=False, description="No retry begins later in a call."
     )
 
     @field_validator("api_key")
@@ -155,7 +155,8 @@ class OpenAIService:
         model: The chat model; `LC_SERVICE_MODEL`, or a current small one, where None.
         base_url: URL of the API; `OPENAI_BASE_URL`, or OpenAI's own, where None.
         retry: When to try again; from the settings where None.
-        timeout_seconds: Time an attempt may take; the SDK's 600 seconds where nothing says otherwise.
+        timeout_seconds: The longest silence within an attempt; the SDK's 600 seconds where nothing else is
+            said.
         temperature: Sampling temperature from 0 to 2 of everything this service does; the model's own where
             nothing says otherwise (`chat_completion`: 0.7).
         embedding_model: The embedding model; `LC_SERVICE_EMBEDDING_MODEL` where None.

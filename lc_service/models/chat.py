@@ -48,7 +48,8 @@ class ReliableChatOpenAI(ChatOpenAI):
     Takes all of ChatOpenAI's arguments. What differs:
 
     - `retry` decides about retries; the SDK's own are off. `max_retries=N` is short for a default policy with
-      N retries. Invoke and its batches retry until an answer is whole; a stream until its first content.
+      N retries. Invoke and its batches retry until an answer is whole; a stream, and invoke
+      with `streaming=True`, until its first content.
     - Without a `timeout`, the SDK's default holds (600 s for an answer, 5 s to connect); ChatOpenAI waits
       for ever. `timeout=None`, said explicitly, still means no limit.
     - `stream_usage` is on whatever the base URL; `stream_usage=False` is for servers that refuse it.
@@ -138,6 +139,10 @@ class ReliableChatOpenAI(ChatOpenAI):
         if wait_exponential_jitter is not None:
             changes["jitter"] = _jitter(self.retry, wait_exponential_jitter)
         for name, value in (exponential_jitter_params or {}).items():
+            if name not in (*_POLICY_NAMES, "jitter"):
+                raise ValueError(
+                    f"exponential_jitter_params has no {name!r}, only initial, max and exp_base."
+                )
             if name in _POLICY_NAMES:
                 changes[_POLICY_NAMES[name]] = value
         if stop_after_attempt is not None:

@@ -17,6 +17,7 @@ import json
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -159,11 +160,18 @@ def classify(exc: BaseException) -> Verdict:
 
 
 def _headers(exc: BaseException) -> Mapping[str, Any]:
-    for holder in (getattr(exc, "response", None), exc):  # aiohttp's errors carry them themselves
+    for holder in (_response(exc), exc):  # aiohttp's and urllib's errors carry them themselves
         headers = getattr(holder, "headers", None)
-        if isinstance(headers, Mapping):
-            return headers
+        if isinstance(headers, (Mapping, Message)):
+            return headers  # type: ignore[return-value]  # a Message looks up as a mapping does
     return {}
+
+
+def _response(exc: BaseException) -> object:
+    try:
+        return getattr(exc, "response", None)
+    except Exception:  # noqa: BLE001  a property that has none, and says so in its own way
+        return None
 
 
 def _kind(exc: BaseException) -> ErrorKind:
@@ -274,8 +282,8 @@ def _kind_of_status(status: int) -> ErrorKind | None:
 
 
 def _status_code(exc: BaseException) -> int | None:
-    for holder in (exc, getattr(exc, "response", None)):
-        for name in ("status_code", "status"):
+    for holder in (exc, _response(exc)):
+        for name in ("status_code", "status", "code"):
             status = getattr(holder, name, None)
             if isinstance(status, int) and 100 <= status <= 599:
                 return status
@@ -304,6 +312,8 @@ def _langchain_kind(exc: BaseException) -> ErrorKind | None:
 
 
 def _transport_kind(exc: BaseException) -> ErrorKind | None:
+    if (kind := _foreign_kind(exc)) is not None:
+        return kind
     if not isinstance(exc, (httpx2.RequestError, OSError)):
         return None
     if _is_misconfigured(exc):
@@ -316,6 +326,28 @@ def _transport_kind(exc: BaseException) -> ErrorKind | None:
     if isinstance(exc, (httpx2.RequestError, ConnectionError, ssl.SSLError)):
         return ErrorKind.CONNECTION
     return None
+
+
+# Other HTTP libraries, by name: none of them is imported for this.
+_FOREIGN_KINDS = {
+    ("requests.exceptions", "Timeout"): ErrorKind.TIMEOUT,
+    ("requests.exceptions", "ConnectionError"): ErrorKind.CONNECTION,
+    ("requests.exceptions", "ChunkedEncodingError"): ErrorKind.CONNECTION,
+    ("httpx", "TimeoutException"): ErrorKind.TIMEOUT,
+    ("httpx", "NetworkError"): ErrorKind.CONNECTION,
+    ("httpx", "RemoteProtocolError"): ErrorKind.CONNECTION,
+    ("aiohttp.client_exceptions", "ServerTimeoutError"): ErrorKind.TIMEOUT,
+    ("aiohttp.client_exceptions", "ClientConnectionError"): ErrorKind.CONNECTION,
+    ("aiohttp.client_exceptions", "ClientPayloadError"): ErrorKind.CONNECTION,
+    ("socket", "gaierror"): ErrorKind.CONNECTION,
+}
+
+
+def _foreign_kind(exc: BaseException) -> ErrorKind | None:
+    if _is_misconfigured(exc):
+        return None
+    names = ((cls.__module__, cls.__name__) for cls in type(exc).__mro__)
+    return next((_FOREIGN_KINDS[name] for name in names if name in _FOREIGN_KINDS), None)
 
 
 # Wrong in the program or on the machine: the next attempt meets it again.

@@ -6,6 +6,7 @@ policy's side effects (log, hook, quota); `execute` and `aexecute` only call, sl
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import random
@@ -63,16 +64,18 @@ class RetryWithExponentialBackoff:
         max_retries: Retries after the first attempt, as in the OpenAI SDK; 0 means one attempt.
         multiplier: Growth of the wait from retry to retry, at least 1.
         jitter: `"full"`, `"equal"` or `"none"`.
-        deadline_seconds: The longest a call may take, waits and attempts together. A wait that would pass it
-            is not begun, nor is one after a Retry-After longer than what is left (even where `max_delay`
-            would have cut it): the call fails at once with the error it has. A running attempt is not
-            interrupted. None means no limit.
+        deadline_seconds: No retry begins later than this after the call began. A wait that would pass it is
+            not begun, nor is one after a Retry-After longer than what is left (even where `max_delay` would
+            have cut it): the call fails at once with the error it has. A running attempt is not interrupted;
+            the model's `timeout` is for that. None means no limit.
         retry_on: Exception types, or a predicate, for failures that `classify` does not know (kind
             `UNKNOWN`, never retried otherwise); it also narrows which transient ones are retried. What
             cannot succeed is not retried whatever this says.
         on_retry: Called with a `RetryEvent` before each wait, in the calling thread or task; it should be
             quick. What it raises is logged and dropped.
-        quota: The retry quota that everything using this policy shares, or None for no quota.
+        quota: The retry quota that everything using this policy shares, or None for no quota. The default one
+            allows 50 failing retries and then one for every ten calls that succeed at once: a server that
+            fails a quarter of its calls for long is above that, and is better met with `quota=None`.
 
     Raises:
         ValueError: A value is out of range; the message names it.
@@ -102,6 +105,8 @@ class RetryWithExponentialBackoff:
             raise ValueError(f"max_retries must be a whole number of at least 0, not {self.max_retries!r}.")
         if not (_is_number(self.multiplier) and 1 <= self.multiplier < math.inf):
             raise ValueError(f"multiplier must be a finite number of at least 1, not {self.multiplier!r}.")
+        if self.on_retry is not None and inspect.iscoroutinefunction(self.on_retry):
+            raise ValueError("on_retry must be a plain function: nobody would await a coroutine.")
         if self.jitter not in get_args(Jitter):
             raise ValueError(f"jitter must be one of {', '.join(get_args(Jitter))}, not {self.jitter!r}.")
         if self.retry_on is not None and not _is_retry_on(self.retry_on):
@@ -206,7 +211,7 @@ class Attempts:
                 elapsed_seconds=elapsed_seconds,
                 draw=random.random(),  # noqa: S311  jitter, not cryptography
             )
-        if wait_seconds is None or not self._draw_quota(verdict):
+        if wait_seconds is None or not self._draw_quota(verdict, error):
             if self.number > 1:
                 error.add_note(f"lc_service gave up after {self.number} attempts in {elapsed_seconds:.1f} s.")
             return None
@@ -226,14 +231,15 @@ class Attempts:
         if self._policy.quota is not None:
             self._policy.quota.give_back(self._quota_draws)
 
-    def _draw_quota(self, verdict: Verdict) -> bool:
+    def _draw_quota(self, verdict: Verdict, error: Exception) -> bool:
         quota = self._policy.quota
         if quota is None or verdict.kind is ErrorKind.RATE_LIMIT:
             return True
         if quota.take():
             self._quota_draws += 1
             return True
-        logger.warning("Not retrying %s: the retry quota is empty, most calls fail.", verdict.kind)
+        error.add_note("lc_service did not retry: the retry quota is empty, too many calls fail.")
+        logger.warning("Not retrying %s: the retry quota is empty, too many calls fail.", verdict.kind)
         return False
 
     def _announce(self, event: RetryEvent) -> None:
@@ -291,7 +297,9 @@ def retry_call(
             return result
         if on_wait is not None:
             on_wait(event)
-        clock.sleep(event.wait_seconds)
+        wait_seconds = event.wait_seconds
+        del event  # its error's traceback holds this frame: a cycle that only the collector would free
+        clock.sleep(wait_seconds)
 
 
 async def aretry_call(
@@ -313,7 +321,9 @@ async def aretry_call(
             return result
         if on_wait is not None:
             await on_wait(event)
-        await clock.async_sleep(event.wait_seconds)
+        wait_seconds = event.wait_seconds
+        del event  # its error's traceback holds this frame: a cycle that only the collector would free
+        await clock.async_sleep(wait_seconds)
 
 
 def retry_call_state(event: RetryEvent) -> RetryCallState:

@@ -63,7 +63,7 @@ def _reset_seconds(headers: Mapping[str, str]) -> float | None:
 def _number(value: str | None) -> float | None:
     try:
         number = float(value) if value is not None else math.nan
-    except ValueError:
+    except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
 

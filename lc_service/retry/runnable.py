@@ -45,6 +45,9 @@ def with_retry(
     which an error passes through. LangChain's `on_retry` callbacks fire before each wait, and the runs of
     attempts after the first are tagged `retry:attempt:N`.
 
+    What is retried is `classify`'s decision: failures of a model call or of the network. An error of another
+    kind, such as a parser's, is retried where the policy's `retry_on` names it.
+
     Keep the retried part small: put this around the step that fails, not around a chain with a model in it
     that retries already. `ReliableChatOpenAI` and its bindings get the policy inside instead, and what
     this function returned before gets the new policy in place of its old one.

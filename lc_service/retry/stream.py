@@ -70,7 +70,9 @@ def retry_stream(
                 close()
         if on_wait is not None:
             on_wait(event)
-        clock.sleep(event.wait_seconds)
+        wait_seconds = event.wait_seconds
+        del event  # as in retry_call: a cycle
+        clock.sleep(wait_seconds)
 
 
 async def aretry_stream(  # noqa: C901  the twin of retry_stream, line by line
@@ -108,7 +110,9 @@ async def aretry_stream(  # noqa: C901  the twin of retry_stream, line by line
                 await aclose()
         if on_wait is not None:
             await on_wait(event)
-        await clock.async_sleep(event.wait_seconds)
+        wait_seconds = event.wait_seconds
+        del event  # as in retry_call: a cycle
+        await clock.async_sleep(wait_seconds)
 
 
 class Replay(Generic[T]):

@@ -7,9 +7,12 @@ import pickle
 import socket
 import ssl
 import threading
+import urllib.error
 from collections.abc import Callable, Iterator
+from email.message import Message
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import aiohttp
 import httpx
@@ -664,3 +667,48 @@ def test_a_certificate_that_does_not_verify_is_configuration(self_signed_port, c
             asyncio.run(acall(openai.DefaultAioHttpClient() if client == "aiohttp" else None))
     verdict = classify(caught.value)
     assert (verdict.kind, verdict.is_transient) == (ErrorKind.CONFIGURATION, False)
+
+
+# Other libraries' errors, by name
+
+
+def foreign(module: str, name: str, *bases: type) -> Exception:
+    cls = type(name, bases or (Exception,), {})
+    cls.__module__ = module
+    return cls("m")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (foreign("requests.exceptions", "Timeout", OSError), ErrorKind.TIMEOUT),
+        (foreign("requests.exceptions", "ConnectionError", OSError), ErrorKind.CONNECTION),
+        (foreign("httpx", "TimeoutException"), ErrorKind.TIMEOUT),
+        (foreign("httpx", "NetworkError"), ErrorKind.CONNECTION),
+        (aiohttp.ServerDisconnectedError(), ErrorKind.CONNECTION),
+        (aiohttp.ClientPayloadError("m"), ErrorKind.CONNECTION),
+        (socket.gaierror(8, "unknown name"), ErrorKind.CONNECTION),
+        (foreign("somewhere.else", "Timeout"), ErrorKind.UNKNOWN),
+    ],
+)
+def test_errors_of_other_http_libraries_are_known_by_name(error, kind):
+    assert classify(error).kind is kind
+
+
+def test_urllibs_status_and_headers_are_read():
+    headers = Message()
+    headers["Retry-After"] = "7"
+    verdict = classify(urllib.error.HTTPError("https://api.test", 429, "slow down", headers, None))
+    assert (verdict.kind, verdict.retry_after_seconds) == (ErrorKind.RATE_LIMIT, 7.0)
+
+
+class Awkward(Exception):
+    headers: ClassVar = {"retry-after": ["5"]}
+
+    @property
+    def response(self) -> object:
+        raise RuntimeError("there is none")
+
+
+def test_nothing_an_exception_does_makes_classify_raise():
+    assert classify(Awkward()).kind is ErrorKind.UNKNOWN

@@ -3,10 +3,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import gc
 import logging
 import math
 import pickle
 import threading
+import weakref
 
 import httpx2
 import openai
@@ -736,3 +738,43 @@ def test_any_call_keeps_every_bound(execute, fake_clock, api_error, policy, fail
     assert outcome == "answer" or outcome is errors[-1]
     # the one before a hopeless failure is the last: 400 and 401 are never tried again
     assert all(failure[0] not in {400, 401} for failure in failures[: made - 1])
+
+
+def test_an_empty_quota_says_so_on_the_error(fake_clock):
+    policy = RetryWithExponentialBackoff(quota=RetryQuota(capacity=0))
+    with pytest.raises(ConnectionError) as caught:
+        policy.execute(_always_lost)
+    assert "quota is empty" in "".join(caught.value.__notes__)
+
+
+def _always_lost() -> None:
+    raise ConnectionError("lost")
+
+
+def test_a_coroutine_function_is_no_hook():
+    async def hook(event) -> None: ...
+
+    with pytest.raises(ValueError, match="on_retry"):
+        RetryWithExponentialBackoff(on_retry=hook)
+
+
+def test_a_retried_call_leaves_no_cycle(fake_clock):
+    class Big:
+        pass
+
+    seen = []
+
+    def fail_once() -> str:
+        big = Big()
+        if not seen:
+            seen.append(weakref.ref(big))
+            raise ConnectionError("lost")
+        return "answer"
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert RetryWithExponentialBackoff().execute(fail_once) == "answer"
+        assert seen[0]() is None, "the failed attempt's frame is still alive"
+    finally:
+        gc.enable()
