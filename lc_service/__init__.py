@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lc_service.accounting.token_counter import TokenCounter, track_usage
-    from lc_service.accounting.usage import TokenUsage, UsageReport
+    from lc_service.accounting.usage import TokenUsage
+    from lc_service.accounting.usage_report import UsageReport
     from lc_service.models.chat import ReliableChatOpenAI
     from lc_service.models.embeddings import ReliableOpenAIEmbeddings
     from lc_service.retry.errors import MalformedResponseError, ResponseFailedError, TruncatedResponseError
@@ -33,7 +34,7 @@ _HOME = {
     "TokenCounter": "lc_service.accounting.token_counter",
     "TokenUsage": "lc_service.accounting.usage",
     "TruncatedResponseError": "lc_service.retry.errors",
-    "UsageReport": "lc_service.accounting.usage",
+    "UsageReport": "lc_service.accounting.usage_report",
     "track_usage": "lc_service.accounting.token_counter",
     "with_retry": "lc_service.retry.runnable",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 import threading
 import traceback
 from collections.abc import Iterator
@@ -687,3 +688,10 @@ def test_two_services_count_for_themselves(sim: Simulator) -> None:
     assert (one.usage.calls, two.usage.calls) == (2, 0)
     two.chat_completion("Hello")
     assert one.usage.total + two.usage.total == billed(sim)
+
+
+def test_the_services_models_can_be_pickled():
+    with Simulator() as simulator:
+        service = OpenAIService("sk-x", base_url=simulator.base_url)
+        assert pickle.loads(pickle.dumps(service.chat_model)).invoke("Hello").text
+        assert pickle.loads(pickle.dumps(service.embeddings)).embed_query("Hello")

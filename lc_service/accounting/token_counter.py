@@ -6,6 +6,7 @@ model; prices nothing.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 from tenacity import RetryCallState
 
-from lc_service.accounting.usage import TokenUsage, UsageReport
+from lc_service.accounting.failure import may_be_billed, paid_usage
+from lc_service.accounting.usage import TokenUsage
+from lc_service.accounting.usage_report import UsageReport
 
 _UNKNOWN_MODEL = "unknown"
 
@@ -84,27 +87,37 @@ class TokenCounter(BaseCallbackHandler):
                 answer_usage(output, message),
                 model=output.get("model_name") or _model_name(message),
                 operation=output.get("operation", "chat"),
+                service_tier=output.get("service_tier") or _metadata(message).get("service_tier"),
             )
 
-    def on_llm_error(self, error: BaseException, **_: Any) -> None:
-        """Count what was paid for an answer whose end never came."""
-        self._count_partial(error)
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        """Count a call that failed although it was, or may have been, paid for."""
+        self._count_failure(error, is_call=self._is_first(run_id))
 
     def on_retry(self, retry_state: RetryCallState, **_: Any) -> None:
-        """Count what was paid for an attempt whose answer was cut off."""
+        """Count an attempt that failed although it was, or may have been, paid for."""
         if retry_state.outcome is not None:
-            self._count_partial(retry_state.outcome.exception())
+            self._count_failure(retry_state.outcome.exception(), is_call=False)
 
-    def _count_partial(self, error: BaseException | None) -> None:
-        partial = getattr(error, "partial", None)
-        if error is None or not isinstance(partial, AIMessage) or not partial.usage_metadata:
+    def _count_failure(self, error: BaseException | None, *, is_call: bool) -> None:
+        if error is None:
             return
-        with self._lock:
+        usage = paid_usage(error)
+        if usage is None and not may_be_billed(error):
+            return
+        with self._lock, contextlib.suppress(TypeError):  # a built-in exception takes no weak reference
             if error in self._counted_errors:
                 return
             self._counted_errors.add(error)
-        usage = TokenUsage.read(partial.usage_metadata)
-        self.usage.record(usage, model=_model_name(partial), is_call=False)
+        self.usage.record(usage, model=_model_name(getattr(error, "partial", None)), is_call=is_call)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle what was counted; the copy counts on by itself, in another process."""
+        return {"usage": self.usage}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+        self.usage = state["usage"]
 
     def _is_first(self, run_id: UUID) -> bool:
         with self._lock:
@@ -141,8 +154,12 @@ def answer_usage(output: dict[str, Any], message: AIMessage | None) -> TokenUsag
         return None
 
 
+def _metadata(message: AIMessage | None) -> dict[str, Any]:
+    return message.response_metadata if message is not None else {}
+
+
 def _model_name(message: AIMessage | None) -> str:
-    metadata = message.response_metadata if message is not None else {}
+    metadata = _metadata(message)
     return str(metadata.get("model_name") or metadata.get("model") or _UNKNOWN_MODEL)
 
 
@@ -158,10 +175,10 @@ class _Tracker(TokenCounter):
         if self.outer is not None:
             self.outer.on_llm_end(response, run_id=run_id)
 
-    def on_llm_error(self, error: BaseException, **_: Any) -> None:
-        super().on_llm_error(error)
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        super().on_llm_error(error, run_id=run_id)
         if self.outer is not None:
-            self.outer.on_llm_error(error)
+            self.outer.on_llm_error(error, run_id=run_id)
 
     def on_retry(self, retry_state: RetryCallState, **_: Any) -> None:
         super().on_retry(retry_state)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.message import Message
 from enum import StrEnum
@@ -159,12 +159,31 @@ def classify(exc: BaseException) -> Verdict:
     )
 
 
-def _headers(exc: BaseException) -> Mapping[str, Any]:
+def _headers(exc: BaseException) -> Mapping[str, str]:
     for holder in (_response(exc), exc):  # aiohttp's and urllib's errors carry them themselves
         headers = getattr(holder, "headers", None)
         if isinstance(headers, (Mapping, Message)):
-            return headers  # type: ignore[return-value]  # a Message looks up as a mapping does
+            return _Text(headers)
     return {}
+
+
+class _Text(Mapping[str, str]):
+    """Headers looked up as they look up, with whatever is no text left out."""
+
+    def __init__(self, headers: Mapping[str, Any] | Message) -> None:
+        self._headers = headers
+
+    def __getitem__(self, name: str) -> str:
+        value = self._headers[name]
+        if not isinstance(value, str):  # an email.Message gives None for what it has not
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._headers.keys())
+
+    def __len__(self) -> int:
+        return len(self._headers)
 
 
 def _response(exc: BaseException) -> object:

@@ -10,7 +10,8 @@ import pytest
 from langchain_core.runnables import RunnableConfig
 
 from lc_service.accounting.token_counter import TokenCounter
-from lc_service.accounting.usage import TokenUsage, UsageReport
+from lc_service.accounting.usage import TokenUsage
+from lc_service.accounting.usage_report import UsageReport
 from lc_service.models.chat import ReliableChatOpenAI
 from lc_service.models.embeddings import ReliableOpenAIEmbeddings
 from lc_service.retry.policy import RetryWithExponentialBackoff
@@ -59,14 +60,18 @@ class Bench:
             reasoning_tokens=billed.reasoning_tokens,
         )
 
-    def assert_counted(self, *reports: UsageReport) -> None:
-        """Hold each report against the bill: every kind of token, calls, models and operations."""
+    def assert_counted(self, *reports: UsageReport, failed_calls: int = 0) -> None:
+        """Hold each report against the bill: every kind of token, calls, models and operations.
+
+        An attempt that was cut off belongs to the call that was answered in the end, but for `failed_calls`
+        calls that were not.
+        """
         bill = self.sim.bill
         assert bill.requests > 0, "nothing was billed: the test proves nothing"
         for report in reports:
             assert report.total == self.usage_of(bill.total)
             assert report.unknown == 0
-            assert report.calls == bill.requests - bill.interrupted_requests
+            assert report.calls == bill.requests - bill.interrupted_requests + failed_calls
             assert _by(report, "operation") == self._billed_by(1)
             assert _by(report, "model") == self._billed_by(0)
 

@@ -362,7 +362,8 @@ def test_a_paid_attempt_that_was_cut_off_and_retried_is_counted(shape: Shape, ma
     with track_usage() as outer, track_usage() as inner:
         run(shape, bench)
     assert bench.sim.bill.interrupted_requests * 2 == bench.sim.bill.requests
-    bench.assert_counted(bench.counter.usage, inner, outer)
+    # a chain that is retried from outside calls its model anew
+    bench.assert_counted(bench.counter.usage, inner, outer, failed_calls=int(shape is retried_chain))
 
 
 # --- LangChain's cache ------------------------------------------------------------------------------------

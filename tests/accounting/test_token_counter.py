@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import threading
 import tracemalloc
 from contextvars import copy_context
@@ -12,6 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx2
+import openai
 import orjson
 import pytest
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
@@ -20,6 +22,7 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers import context as tracer_context
 from openai.types import CompletionUsage
+from pydantic import BaseModel, field_validator
 
 from lc_service import (
     RetryWithExponentialBackoff,
@@ -155,11 +158,69 @@ def test_a_failed_call_counts_what_was_paid_for_its_partial_answer_once() -> Non
     assert counter.usage.total == TokenUsage(input_tokens=12, output_tokens=3)
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), TruncatedResponseError("x"), KeyboardInterrupt()])
-def test_an_error_without_a_partial_answer_counts_nothing(error: BaseException) -> None:
+def _refused_connection() -> Exception:
+    error = openai.APIConnectionError(request=httpx2.Request("POST", "http://127.0.0.1:9"))
+    error.__cause__ = httpx2.ConnectError("refused")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "unknown"),
+    [
+        (ValueError("the program's own"), 0),
+        (_refused_connection(), 0),
+        (TruncatedResponseError("cut before any usage"), 1),
+        (openai.APITimeoutError(httpx2.Request("POST", "http://127.0.0.1:9")), 1),
+        (asyncio.CancelledError(), 1),
+        (GeneratorExit(), 1),
+        (KeyboardInterrupt(), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_may_have_been_billed_is_unknown_and_not_nothing(error: BaseException, unknown: int) -> None:
     counter = TokenCounter()
     counter.on_llm_error(error, run_id=uuid4())
-    assert (counter.usage.calls, counter.usage.total) == (0, TokenUsage())
+    assert (counter.usage.unknown, counter.usage.calls) == (unknown, unknown)
+    assert counter.usage.total == TokenUsage()
+    assert (counter.usage.cost_usd is None) == bool(unknown)
+
+
+def test_abandoned_and_cut_streams_are_unknown_and_not_nothing(make_bench: Any) -> None:
+    bench = make_bench("cut")
+    model = bench.model()
+    with track_usage() as usage:
+        with pytest.raises(TruncatedResponseError):
+            list(model.stream("Tell me of the sea."))
+        stream = model.stream("Tell me of the land.")
+        next(stream)
+        stream.close()
+    assert (usage.calls, usage.unknown) == (2, 2)
+
+
+@pytest.mark.parametrize("options", [{"max_tokens": 1}, {}], ids=["cut short", "misfit"])
+def test_a_structured_answer_that_fails_is_counted(options: dict[str, Any], bench: Any) -> None:
+    class Impossible(BaseModel):
+        word: str
+
+        @field_validator("word")
+        @classmethod
+        def _never(cls, word: str) -> str:
+            raise ValueError("never")
+
+    structured = bench.model(**options).with_structured_output(Impossible, method="json_schema")
+    with track_usage() as usage, pytest.raises((ValueError, openai.LengthFinishReasonError)):
+        structured.invoke("Say a word.")
+    assert usage.total.total_tokens == bench.sim.bill.total.total_tokens > 0
+    assert (usage.calls, usage.unknown) == (1, 0)
+
+
+def test_a_counter_can_be_pickled_with_what_it_counted() -> None:
+    counter = TokenCounter()
+    counter.update({"prompt_tokens": 12, "completion_tokens": 3})
+    copy = pickle.loads(pickle.dumps(counter))
+    assert copy.get_stats() == counter.get_stats()
+    copy.on_llm_error(_truncated(), run_id=uuid4())
+    assert copy.usage.calls == 2
 
 
 def test_a_chain_retried_from_outside_pays_each_attempt_once(make_bench: Any) -> None:
@@ -169,7 +230,7 @@ def test_a_chain_retried_from_outside_pays_each_attempt_once(make_bench: Any) ->
     with track_usage() as usage:
         with_retry(chain, RetryWithExponentialBackoff(0.001, 0.001)).invoke("Hello", bench.config)
     assert bench.sim.bill.requests == 2
-    bench.assert_counted(bench.counter.usage, usage)
+    bench.assert_counted(bench.counter.usage, usage, failed_calls=1)
 
 
 def test_every_attempt_of_a_call_that_fails_in_the_end_is_counted(bench: Any) -> None:
@@ -469,5 +530,5 @@ def test_a_counter_of_many_runs_does_not_grow() -> None:
         grown_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert counter.usage.calls == 5_500
+    assert counter.usage.calls == 10_500
     assert grown_bytes < 100_000

@@ -17,7 +17,8 @@ from langchain_openai.chat_models.base import _create_usage_metadata, _create_us
 from openai.types import CompletionUsage, CreateEmbeddingResponse
 from openai.types.responses import ResponseUsage
 
-from lc_service.accounting.usage import TokenUsage, UsageReport
+from lc_service.accounting.usage import TokenUsage
+from lc_service.accounting.usage_report import UsageReport
 
 CHAT = {
     "prompt_tokens": 100,

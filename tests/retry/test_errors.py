@@ -702,7 +702,7 @@ def test_urllibs_status_and_headers_are_read():
     assert (verdict.kind, verdict.retry_after_seconds) == (ErrorKind.RATE_LIMIT, 7.0)
 
 
-class Awkward(Exception):
+class AwkwardError(Exception):
     headers: ClassVar = {"retry-after": ["5"]}
 
     @property
@@ -711,4 +711,4 @@ class Awkward(Exception):
 
 
 def test_nothing_an_exception_does_makes_classify_raise():
-    assert classify(Awkward()).kind is ErrorKind.UNKNOWN
+    assert classify(AwkwardError()).kind is ErrorKind.UNKNOWN
