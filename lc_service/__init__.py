@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from lc_service.retry.policy import RetryEvent, RetryWithExponentialBackoff
     from lc_service.retry.quota import RetryQuota
     from lc_service.retry.runnable import with_retry
-    from lc_service.service import ConfigurationError, OpenAIService, ServiceSettings
+    from lc_service.service import OpenAIService
+    from lc_service.settings import ConfigurationError, ServiceSettings
 
 _HOME = {
-    "ConfigurationError": "lc_service.service",
+    "ConfigurationError": "lc_service.settings",
     "MalformedResponseError": "lc_service.retry.errors",
     "OpenAIService": "lc_service.service",
     "ReliableChatOpenAI": "lc_service.models.chat",
@@ -30,7 +31,7 @@ _HOME = {
     "RetryEvent": "lc_service.retry.policy",
     "RetryQuota": "lc_service.retry.quota",
     "RetryWithExponentialBackoff": "lc_service.retry.policy",
-    "ServiceSettings": "lc_service.service",
+    "ServiceSettings": "lc_service.settings",
     "TokenCounter": "lc_service.accounting.token_counter",
     "TokenUsage": "lc_service.accounting.usage",
     "TruncatedResponseError": "lc_service.retry.errors",

@@ -7,130 +7,26 @@ retries, tokens or the wire.
 from __future__ import annotations
 
 import logging
-import os
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypedDict
-from urllib.parse import urlsplit
 
 from langchain_core.messages import AIMessage, BaseMessage, MessageLikeRepresentation, convert_to_messages
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import SecretStr
 
 from lc_service import clock
 from lc_service.accounting.token_counter import TokenCounter, answer_usage
-from lc_service.accounting.usage import TokenUsage, UsageReport
+from lc_service.accounting.usage import TokenUsage
+from lc_service.accounting.usage_report import UsageReport
 from lc_service.models.chat import ReliableChatOpenAI
 from lc_service.models.embeddings import ReliableOpenAIEmbeddings
 from lc_service.retry.errors import classify
 from lc_service.retry.policy import RetryWithExponentialBackoff
+from lc_service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
-
-
-class ConfigurationError(ValueError):
-    """Raise before anything is sent when a setting is missing or wrong; the message names it."""
-
-
-class ServiceSettings(BaseSettings):
-    """Settings from the environment and from a `.env` file in the working directory.
-
-    `OPENAI_API_KEY` and `OPENAI_BASE_URL` as everywhere; all others begin with `LC_SERVICE_`, for instance
-    `LC_SERVICE_MODEL`. An argument to `OpenAIService` comes before the environment, that before the file.
-    """
-
-    model_config = SettingsConfigDict(
-        env_prefix="LC_SERVICE_",
-        env_file=".env",
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-        populate_by_name=True,
-    )
-
-    api_key: SecretStr | None = Field(
-        None, validation_alias=AliasChoices("OPENAI_API_KEY", "LC_SERVICE_API_KEY"), description="API key."
-    )
-    base_url: str | None = Field(
-        None,
-        validation_alias=AliasChoices("OPENAI_BASE_URL", "OPENAI_API_BASE", "LC_SERVICE_BASE_URL"),
-        description="URL of the API; OpenAI's own where it is not set.",
-    )
-    model: str = Field("gpt-5.4-mini", min_length=1, description="Chat model.")
-    embedding_model: str = Field("text-embedding-3-small", min_length=1, description="Embedding model.")
-    temperature: float | None = Field(
-        None, ge=0, le=2, allow_inf_nan=False, description="Sampling temperature."
-    )
-    timeout_seconds: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="The longest silence in an attempt; 600."
-    )
-    initial_delay: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="Seconds before the first retry."
-    )
-    max_delay: float = Field(
-        60.0, ge=0, allow_inf_nan=False, description="The longest single wait, in seconds."
-    )
-    max_retries: int = Field(5, ge=0, description="Retries after the first attempt.")
-    deadline_seconds: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="No retry begins later in a call."
-    )
-
-    @field_validator("api_key")
-    @classmethod
-    def _read_key(cls, key: SecretStr | None) -> SecretStr | None:
-        if key is None:
-            return None
-        word = key.get_secret_value().strip()  # a key read from a file ends in a newline
-        if not (word.isascii() and word.isprintable()) or " " in word:
-            # The HTTP client would refuse it too, and quote it.
-            raise PydanticCustomError("api_key", "A key has no spaces and only printable ASCII characters")
-        return SecretStr(word)
-
-    @field_validator("base_url")
-    @classmethod
-    def _read_base_url(cls, url: str | None) -> str | None:
-        parts = urlsplit(url) if url is not None else None
-        if parts is not None and not (parts.scheme in ("http", "https") and parts.netloc):
-            raise PydanticCustomError("base_url", "A base URL begins with https:// or http://")
-        return url
-
-    @classmethod
-    def load(cls, **arguments: Any) -> ServiceSettings:
-        """Read the settings, with `arguments` (those that are not None) in place of what is found.
-
-        Raises:
-            ConfigurationError: A value is wrong; the message names the argument or variable and
-                repeats no value.
-            TypeError: There is no such setting.
-        """
-        if unknown := arguments.keys() - cls.model_fields:
-            raise TypeError(f"There is no setting {', '.join(sorted(unknown))}.")
-        given = {name: value for name, value in arguments.items() if value is not None}
-        try:
-            return cls(**given)
-        except ValidationError as error:
-            problems = "; ".join(f"{_origin(item['loc'], given)}: {item['msg']}" for item in error.errors())
-            raise ConfigurationError(f"Wrong setting: {problems}.") from None
-
-    def retry_policy(self) -> RetryWithExponentialBackoff:
-        """Return the retry policy that these settings describe."""
-        return RetryWithExponentialBackoff(
-            self.initial_delay, self.max_delay, self.max_retries, deadline_seconds=self.deadline_seconds
-        )
-
-
-def _origin(location: tuple[int | str, ...], arguments: dict[str, Any]) -> str:
-    name = str(location[0]) if location else "settings"
-    if name in arguments:
-        return f"the argument {name}"
-    for field in ServiceSettings.model_fields.values():
-        if isinstance(field.validation_alias, AliasChoices) and name in field.validation_alias.choices:
-            # pydantic names the first one, whichever was set
-            return " or ".join(map(str, field.validation_alias.choices))
-    return f"LC_SERVICE_{name.upper()}"
 
 
 class ChatCompletion(TypedDict):
@@ -189,7 +85,7 @@ class OpenAIService:
             temperature=temperature,
             embedding_model=embedding_model,
         )
-        _require_key(self._settings)
+        self._settings.require_key()
         self._retry = retry or self._settings.retry_policy()
         self._counter = TokenCounter()
         self.chat_model = ReliableChatOpenAI(model=self._settings.model, **self._common())
@@ -201,7 +97,7 @@ class OpenAIService:
         settings = self._settings
         common: dict[str, Any] = {
             "api_key": settings.api_key,
-            "base_url": _base_url(settings),
+            "base_url": settings.sdk_base_url,
             "retry": self._retry,
             "callbacks": [self._counter],
         }
@@ -320,28 +216,16 @@ class OpenAIService:
 
     @property
     def _takes_temperature(self) -> bool:
-        return bool((self.chat_model.profile or {}).get("temperature", True))
+        profile = self.chat_model.profile or {}
+        # A dated snapshot or a fine-tune may have no profile; what its family takes is in the name.
+        return bool(profile.get("temperature", not _REASONING_MODEL.match(self._settings.model)))
 
     def __repr__(self) -> str:
         return f"OpenAIService(model={self._settings.model!r}, usage={self.usage!r})"
 
 
 _DEFAULT_TEMPERATURE = 0.7
-_OPENAI_URL = "https://api.openai.com/v1"
-
-
-def _base_url(settings: ServiceSettings) -> str | None:
-    # The SDK reads the variable itself where it gets no URL, and takes an empty one for a URL.
-    is_empty = os.environ.get("OPENAI_BASE_URL") == ""
-    return _OPENAI_URL if settings.base_url is None and is_empty else settings.base_url
-
-
-def _require_key(settings: ServiceSettings) -> None:
-    if settings.api_key is None or not settings.api_key.get_secret_value().strip():
-        raise ConfigurationError(
-            "No API key: set the environment variable OPENAI_API_KEY (or put it in a .env file), or pass "
-            "api_key=. A server that needs none takes any word."
-        )
+_REASONING_MODEL = re.compile(r"(ft:)?(o\d|gpt-[5-9])")
 
 
 def _read_messages(messages: Messages) -> list[BaseMessage]:
@@ -373,7 +257,8 @@ def _text_list(texts: Sequence[str]) -> list[str]:
 def _completion(message: AIMessage) -> ChatCompletion:
     usage = answer_usage({}, message) or TokenUsage()
     return ChatCompletion(
-        content=str(message.text),  # a plain string: LangChain's is a subclass
+        # a plain string, LangChain's is a subclass; a refusal is what the model said instead
+        content=str(message.text or message.additional_kwargs.get("refusal") or ""),
         role="assistant",
         usage={
             "prompt_tokens": usage.input_tokens,

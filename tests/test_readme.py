@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lc_service.service import ServiceSettings
+from lc_service.settings import ServiceSettings
 from lc_service.simulator import Simulator
 
 README = Path(__file__).parents[1] / "README.md"

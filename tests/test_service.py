@@ -695,3 +695,20 @@ def test_the_services_models_can_be_pickled():
         service = OpenAIService("sk-x", base_url=simulator.base_url)
         assert pickle.loads(pickle.dumps(service.chat_model)).invoke("Hello").text
         assert pickle.loads(pickle.dumps(service.embeddings)).embed_query("Hello")
+
+
+@pytest.mark.parametrize(
+    ("model", "is_sent"),
+    [("o3-mini-2025-01-31", False), ("ft:gpt-5-mini:org", False), ("my-llama", True), ("gpt-4.1-mini", True)],
+)
+def test_the_default_temperature_goes_to_models_that_take_one(model, is_sent):
+    with Simulator() as simulator:
+        OpenAIService("sk-x", model, base_url=simulator.base_url).chat_completion("Hello")
+        assert (b"temperature" in simulator.requests[0].body) is is_sent
+
+
+def test_a_dotenv_file_that_is_no_text_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_bytes(b"OPENAI_API_KEY=\xff\xfe")
+    with pytest.raises(ConfigurationError, match="UTF-8"):
+        OpenAIService()

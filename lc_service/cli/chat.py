@@ -89,7 +89,8 @@ class _Conversation:
 
     def connect(self, stack: contextlib.ExitStack, base_url: str | None, **options: Any) -> None:
         """Make the service; without a key and a URL, start a simulator for as long as `stack` is open."""
-        from lc_service.service import OpenAIService, ServiceSettings
+        from lc_service.service import OpenAIService
+        from lc_service.settings import ServiceSettings
 
         settings = ServiceSettings.load(base_url=base_url)
         policy = replace(settings.retry_policy(), on_retry=self._show_retry)

@@ -105,7 +105,8 @@ def demo(
 
 def _live_target(model: str | None) -> str:
     """Return which model at which host a live run would use, after checking that it can be used at all."""
-    from lc_service.service import OpenAIService, ServiceSettings
+    from lc_service.service import OpenAIService
+    from lc_service.settings import ServiceSettings
 
     OpenAIService(model=model)
     settings = ServiceSettings.load(model=model)

@@ -22,13 +22,15 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from lc_service import clock
-from lc_service.accounting.usage import TokenUsage, UsageReport
+from lc_service.accounting.usage import TokenUsage
+from lc_service.accounting.usage_report import UsageReport
 from lc_service.data import Document, load_documents
 from lc_service.demo.failure import describe, is_hopeless
 from lc_service.demo.result import INTERRUPTED, DemoResult, ItemResult, Line, by_line
 from lc_service.demo.target import ChainFactory
 from lc_service.retry.policy import RetryEvent, RetryWithExponentialBackoff
-from lc_service.service import OpenAIService, ServiceSettings
+from lc_service.service import OpenAIService
+from lc_service.settings import ServiceSettings
 from lc_service.simulator import Bill, Fault, FaultPlan, ServerLimits, Simulator
 
 _KEY = SecretStr("simulated")

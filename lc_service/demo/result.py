@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lc_service.accounting.usage import TokenUsage, UsageReport
+from lc_service.accounting.usage import TokenUsage
+from lc_service.accounting.usage_report import UsageReport
 
 INTERRUPTED = "Ctrl-C"
 

@@ -22,6 +22,7 @@ PLANS = {
     "clean": None,
     "rate_limited": FaultPlan.first("rate_limit"),
     "no_finish": FaultPlan.first("no_finish"),
+    "cut": FaultPlan.first("cut"),
 }
 
 
