@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from lc_service.accounting.usage_report import UsageReport
     from lc_service.models.chat import ReliableChatOpenAI
     from lc_service.models.embeddings import ReliableOpenAIEmbeddings
-    from lc_service.retry.errors import MalformedResponseError, ResponseFailedError, TruncatedResponseError
-    from lc_service.retry.policy import RetryEvent, RetryWithExponentialBackoff
+    from lc_service.retry.event import RetryEvent
+    from lc_service.retry.exceptions import (
+        MalformedResponseError,
+        ResponseFailedError,
+        TruncatedResponseError,
+    )
+    from lc_service.retry.policy import RetryWithExponentialBackoff
     from lc_service.retry.quota import RetryQuota
     from lc_service.retry.runnable import with_retry
     from lc_service.service import OpenAIService
@@ -23,18 +28,18 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ConfigurationError": "lc_service.settings",
-    "MalformedResponseError": "lc_service.retry.errors",
+    "MalformedResponseError": "lc_service.retry.exceptions",
     "OpenAIService": "lc_service.service",
     "ReliableChatOpenAI": "lc_service.models.chat",
     "ReliableOpenAIEmbeddings": "lc_service.models.embeddings",
-    "ResponseFailedError": "lc_service.retry.errors",
-    "RetryEvent": "lc_service.retry.policy",
+    "ResponseFailedError": "lc_service.retry.exceptions",
+    "RetryEvent": "lc_service.retry.event",
     "RetryQuota": "lc_service.retry.quota",
     "RetryWithExponentialBackoff": "lc_service.retry.policy",
     "ServiceSettings": "lc_service.settings",
     "TokenCounter": "lc_service.accounting.token_counter",
     "TokenUsage": "lc_service.accounting.usage",
-    "TruncatedResponseError": "lc_service.retry.errors",
+    "TruncatedResponseError": "lc_service.retry.exceptions",
     "UsageReport": "lc_service.accounting.usage_report",
     "track_usage": "lc_service.accounting.token_counter",
     "with_retry": "lc_service.retry.runnable",

@@ -33,7 +33,7 @@ from lc_service.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from lc_service.retry.policy import RetryEvent
+    from lc_service.retry.event import RetryEvent
 
 
 def chat(

@@ -28,7 +28,8 @@ from lc_service.data import Document, load_documents
 from lc_service.demo.failure import describe, is_hopeless
 from lc_service.demo.result import INTERRUPTED, DemoResult, ItemResult, Line, by_line
 from lc_service.demo.target import ChainFactory
-from lc_service.retry.policy import RetryEvent, RetryWithExponentialBackoff
+from lc_service.retry.event import RetryEvent
+from lc_service.retry.policy import RetryWithExponentialBackoff
 from lc_service.service import OpenAIService
 from lc_service.settings import ServiceSettings
 from lc_service.simulator import Bill, Fault, FaultPlan, ServerLimits, Simulator

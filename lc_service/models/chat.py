@@ -25,20 +25,14 @@ from lc_service.accounting.tokenizer import TokenEstimator, estimator_for
 from lc_service.models.client import (
     async_client_options,
     client_options,
+    langchain_policy_changes,
     read_max_retries,
     require_sendable_key,
 )
 from lc_service.models.pipeline import known, mark_malformed, require_end
 from lc_service.models.whole_stream import awhole_stream, has_content, whole_stream
-from lc_service.retry.policy import (
-    Jitter,
-    RetryEvent,
-    RetryOn,
-    RetryWithExponentialBackoff,
-    aretry_call,
-    retry_call,
-    retry_call_state,
-)
+from lc_service.retry.event import RetryEvent, retry_call_state
+from lc_service.retry.policy import RetryOn, RetryWithExponentialBackoff, aretry_call, retry_call
 from lc_service.retry.stream import aretry_stream, retry_stream
 
 
@@ -133,20 +127,13 @@ class ReliableChatOpenAI(ChatOpenAI):
         Raises:
             ValueError: `retry` was given together with LangChain's arguments, or a value is out of range.
         """
-        changes: dict[str, Any] = {}
-        if retry_if_exception_type is not None:
-            changes["retry_on"] = retry_if_exception_type
-        if wait_exponential_jitter is not None:
-            changes["jitter"] = _jitter(self.retry, wait_exponential_jitter)
-        for name, value in (exponential_jitter_params or {}).items():
-            if name not in (*_POLICY_NAMES, "jitter"):
-                raise ValueError(
-                    f"exponential_jitter_params has no {name!r}, only initial, max and exp_base."
-                )
-            if name in _POLICY_NAMES:
-                changes[_POLICY_NAMES[name]] = value
-        if stop_after_attempt is not None:
-            changes["max_retries"] = stop_after_attempt - 1
+        changes = langchain_policy_changes(
+            self.retry,
+            retry_if_exception_type=retry_if_exception_type,
+            wait_exponential_jitter=wait_exponential_jitter,
+            exponential_jitter_params=exponential_jitter_params,
+            stop_after_attempt=stop_after_attempt,
+        )
         if retry is not None and changes:
             raise ValueError(f"Give with_retry either retry or LangChain's arguments, not both ({changes}).")
         return self.model_copy(update={"retry": retry or replace(self.retry, **changes)})
@@ -231,6 +218,26 @@ class ReliableChatOpenAI(ChatOpenAI):
     def _is_background(self, options: Mapping[str, Any]) -> bool:
         return bool(options.get("background") or self.model_kwargs.get("background"))
 
+    def _on_wait(self, run_manager: CallbackManagerForLLMRun | None) -> Callable[[RetryEvent], None]:
+        def on_wait(event: RetryEvent) -> None:
+            if run_manager is not None:
+                run_manager.on_retry(retry_call_state(event))
+            if self.rate_limiter is not None:  # LangChain asks it once a call: the next attempt is one more
+                self.rate_limiter.acquire(blocking=True)
+
+        return on_wait
+
+    def _aon_wait(
+        self, run_manager: AsyncCallbackManagerForLLMRun | None
+    ) -> Callable[[RetryEvent], Awaitable[None]]:
+        async def on_wait(event: RetryEvent) -> None:
+            if run_manager is not None:
+                await run_manager.on_retry(retry_call_state(event))
+            if self.rate_limiter is not None:
+                await self.rate_limiter.aacquire(blocking=True)
+
+        return on_wait
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -247,7 +254,7 @@ class ReliableChatOpenAI(ChatOpenAI):
             except Exception as error:  # noqa: BLE001  raised again, with its own cause
                 raise known(error)  # noqa: B904
 
-        return retry_call(self.retry, attempt, _tell(run_manager))
+        return retry_call(self.retry, attempt, self._on_wait(run_manager))
 
     async def _agenerate(
         self,
@@ -265,7 +272,7 @@ class ReliableChatOpenAI(ChatOpenAI):
             except Exception as error:  # noqa: BLE001  raised again, with its own cause
                 raise known(error)  # noqa: B904
 
-        return await aretry_call(self.retry, attempt, _atell(run_manager))
+        return await aretry_call(self.retry, attempt, self._aon_wait(run_manager))
 
     def _stream(
         self,
@@ -281,7 +288,7 @@ class ReliableChatOpenAI(ChatOpenAI):
                 lambda: stream(messages, stop, run_manager, **kwargs), choices=self._choices(kwargs)
             )
 
-        yield from retry_stream(self.retry, attempt, _tell(run_manager), has_content)
+        yield from retry_stream(self.retry, attempt, self._on_wait(run_manager), has_content)
 
     async def _astream(
         self,
@@ -297,35 +304,13 @@ class ReliableChatOpenAI(ChatOpenAI):
                 lambda: stream(messages, stop, run_manager, **kwargs), choices=self._choices(kwargs)
             )
 
-        async for chunk in aretry_stream(self.retry, attempt, _atell(run_manager), has_content):
+        async for chunk in aretry_stream(self.retry, attempt, self._aon_wait(run_manager), has_content):
             yield chunk
 
 
 _CLIENT_FIELDS = ("client", "async_client", "root_client", "root_async_client")
-# LangChain's names for the policy's numbers; its `jitter` is an extra wait, for which ours has no use
-_POLICY_NAMES = {"initial": "initial_delay", "max": "max_delay", "exp_base": "multiplier"}
 
 
 def _choice_info(choice: Any) -> dict[str, Any]:
     fields = choice if isinstance(choice, dict) else choice.model_dump(include={"finish_reason", "logprobs"})
     return {name: fields[name] for name in ("finish_reason", "logprobs") if name in fields}
-
-
-def _jitter(policy: RetryWithExponentialBackoff, has_jitter: bool) -> Jitter:
-    if not has_jitter:
-        return "none"
-    return "full" if policy.jitter == "none" else policy.jitter
-
-
-def _tell(run_manager: CallbackManagerForLLMRun | None) -> Callable[[RetryEvent], None] | None:
-    if run_manager is None:
-        return None
-    return lambda event: run_manager.on_retry(retry_call_state(event))
-
-
-def _atell(
-    run_manager: AsyncCallbackManagerForLLMRun | None,
-) -> Callable[[RetryEvent], Awaitable[None]] | None:
-    if run_manager is None:
-        return None
-    return lambda event: run_manager.on_retry(retry_call_state(event))

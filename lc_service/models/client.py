@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import SecretStr
 
 from lc_service.models import http
-from lc_service.retry.policy import RetryWithExponentialBackoff
+from lc_service.retry.policy import RetryOn, RetryWithExponentialBackoff
 
 
 def read_max_retries(values: Any, *, is_copy: bool) -> Any:
@@ -50,31 +51,64 @@ def require_sendable_key(model: ChatOpenAI | OpenAIEmbeddings) -> None:
 
 def client_options(model: ChatOpenAI | OpenAIEmbeddings) -> dict[str, Any]:
     """Return what to set on a model's synchronous SDK client; an HTTP client the caller brought stays."""
-    options = _common_options(model)
-    socket_options = getattr(model, "http_socket_options", None)
-    if model.openai_proxy:
-        options["http_client"] = http.proxied_client(model.openai_proxy)
-    elif model.http_client is None and socket_options:
-        options["http_client"] = http.socket_options_client(list(socket_options))
-    elif model.http_client is None:
-        options["http_client"] = http.default_client()
-    return options
+    makers = (http.proxied_client, http.socket_options_client, http.default_client)
+    return _options(model, model.http_client, *makers)
 
 
 def async_client_options(model: ChatOpenAI | OpenAIEmbeddings) -> dict[str, Any]:
     """Return what to set on a model's asynchronous SDK client; as `client_options`."""
-    options = _common_options(model)
+    makers = (http.proxied_async_client, http.socket_options_async_client, http.default_async_client)
+    return _options(model, model.http_async_client, *makers)
+
+
+def _options(
+    model: ChatOpenAI | OpenAIEmbeddings,
+    brought: object,
+    proxied: Callable[[str], object],
+    with_socket_options: Callable[[list[tuple[int, int, int]]], object],
+    default: Callable[[], object],
+) -> dict[str, Any]:
+    options: dict[str, Any] = {"max_retries": 0}
+    if "request_timeout" not in model.model_fields_set:
+        options["timeout"] = openai.DEFAULT_TIMEOUT
     socket_options = getattr(model, "http_socket_options", None)
     if model.openai_proxy:
-        options["http_client"] = http.proxied_async_client(model.openai_proxy)
-    elif model.http_async_client is None and socket_options:
-        options["http_client"] = http.socket_options_async_client(list(socket_options))
-    elif model.http_async_client is None:
-        options["http_client"] = http.default_async_client()
+        options["http_client"] = proxied(model.openai_proxy)
+    elif brought is None:
+        given = with_socket_options(list(socket_options)) if socket_options else default()
+        options["http_client"] = given
     return options
 
 
-def _common_options(model: ChatOpenAI | OpenAIEmbeddings) -> dict[str, Any]:
-    if "request_timeout" in model.model_fields_set:
-        return {"max_retries": 0}
-    return {"max_retries": 0, "timeout": openai.DEFAULT_TIMEOUT}
+# LangChain's names for the policy's numbers; its `jitter` is an extra wait, for which ours has no use
+_POLICY_NAMES = {"initial": "initial_delay", "max": "max_delay", "exp_base": "multiplier"}
+
+
+def langchain_policy_changes(
+    policy: RetryWithExponentialBackoff,
+    *,
+    retry_if_exception_type: RetryOn | None,
+    wait_exponential_jitter: bool | None,
+    exponential_jitter_params: Mapping[str, float] | None,
+    stop_after_attempt: int | None,
+) -> dict[str, Any]:
+    """Return the policy's fields that the arguments of LangChain's `with_retry` change.
+
+    Raises:
+        ValueError: `exponential_jitter_params` has a name that LangChain does not know.
+    """
+    changes: dict[str, Any] = {}
+    if retry_if_exception_type is not None:
+        changes["retry_on"] = retry_if_exception_type
+    if wait_exponential_jitter is False:
+        changes["jitter"] = "none"
+    elif wait_exponential_jitter and policy.jitter == "none":
+        changes["jitter"] = "full"
+    for name, value in (exponential_jitter_params or {}).items():
+        if name not in (*_POLICY_NAMES, "jitter"):
+            raise ValueError(f"exponential_jitter_params takes initial, max and exp_base, not {name!r}.")
+        if name in _POLICY_NAMES:
+            changes[_POLICY_NAMES[name]] = value
+    if stop_after_attempt is not None:
+        changes["max_retries"] = stop_after_attempt - 1
+    return changes

@@ -18,7 +18,8 @@ from openai.types import CreateEmbeddingResponse
 
 from lc_service.models.pipeline import known, mark_malformed
 from lc_service.retry.errors import MalformedResponseError
-from lc_service.retry.policy import RetryWithExponentialBackoff, aretry_call, retry_call, retry_call_state
+from lc_service.retry.event import retry_call_state
+from lc_service.retry.policy import RetryWithExponentialBackoff, aretry_call, retry_call
 
 _SERIALIZED = {"lc": 1, "type": "not_implemented", "id": ["lc_service", "ReliableOpenAIEmbeddings"]}
 

@@ -1,13 +1,7 @@
-"""What went wrong and whether the same request may succeed if it is sent again.
+"""What went wrong, and whether the same request may succeed if it is sent again.
 
-    langchain_core ModelError
-    ├── TruncatedResponseError      the end of the answer never came; what did come is in `.partial`
-    └── ModelAPIError
-        ├── MalformedResponseError  a 200 that is not an answer (also a ValueError, as LangChain raises)
-        └── ResponseFailedError     the Responses API's "failed" (also a ValueError, as LangChain raises)
-
-Everything else is raised as it came: `openai.*Error`, LangChain's `ModelError` family, transport errors.
-`classify` reads all of them; it never looks into prompts or answers, and it raises nothing.
+Reads this package's exceptions, `openai.*Error`, LangChain's `ModelError` family, transport errors, and
+whatever else carries an HTTP status. Never looks into prompts or answers, and raises nothing.
 """
 
 from __future__ import annotations
@@ -18,100 +12,30 @@ import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.message import Message
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx2
 import openai
 from langchain_core import exceptions as lc
 
+from lc_service.retry.exceptions import (
+    CODE_KINDS,
+    TRANSIENT_KINDS,
+    ErrorKind,
+    MalformedResponseError,
+    ResponseFailedError,
+    TruncatedResponseError,
+)
 from lc_service.retry.retry_after import retry_after_seconds
 
-if TYPE_CHECKING:
-    from langchain_core.messages import AIMessage
-
-
-class TruncatedResponseError(lc.ModelError):
-    """Raise when a stream or an answer stopped before its end was announced.
-
-    A partial answer is never passed off as whole: what had arrived is kept here, and was probably billed.
-    `finish_reason="length"` is not this error: that end was announced, and is the caller's own limit.
-
-    Attributes:
-        partial: The message as far as it arrived, or None where nothing readable did.
-    """
-
-    is_retryable = True
-
-    def __init__(self, message: str, *, partial: AIMessage | None = None) -> None:
-        super().__init__(message)
-        self.partial = partial
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, {"partial": self.partial})
-
-
-class MalformedResponseError(lc.ModelAPIError, ValueError):
-    """Raise when a server answered with success and the body is not an API answer.
-
-    Typically a proxy's HTML page or a broken JSON body. The body is not repeated in the message.
-    """
-
-
-class ResponseFailedError(lc.ModelAPIError, ValueError):
-    """Raise when the Responses API reports that it could not finish an answer.
-
-    Attributes:
-        code: The API's error code, such as `server_error` or `rate_limit_exceeded`, or None.
-    """
-
-    def __init__(self, message: str, *, code: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.is_retryable = _CODE_KINDS.get(code or "", ErrorKind.SERVER_ERROR) in _TRANSIENT
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, {"code": self.code})
-
-
-def _rebuild(cls: type[Exception], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception:
-    return cls(*args, **kwargs)
-
-
-class ErrorKind(StrEnum):
-    """Why an attempt failed, one word for each reason that logs, metrics and tables show."""
-
-    RATE_LIMIT = "rate_limit"
-    TIMEOUT = "timeout"
-    CONNECTION = "connection"
-    SERVER_ERROR = "server_error"
-    CONFLICT = "conflict"
-    TRUNCATED = "truncated"
-    MALFORMED = "malformed"
-    QUOTA_EXHAUSTED = "quota_exhausted"
-    REQUEST_TOO_LARGE = "request_too_large"
-    CONTEXT_OVERFLOW = "context_overflow"
-    AUTHENTICATION = "authentication"
-    PERMISSION = "permission"
-    NOT_FOUND = "not_found"
-    INVALID_REQUEST = "invalid_request"
-    REFUSED_ANSWER = "refused_answer"
-    CONFIGURATION = "configuration"
-    CANCELLED = "cancelled"
-    UNKNOWN = "unknown"
-
-
-_TRANSIENT = frozenset(
-    {
-        ErrorKind.RATE_LIMIT,
-        ErrorKind.TIMEOUT,
-        ErrorKind.CONNECTION,
-        ErrorKind.SERVER_ERROR,
-        ErrorKind.CONFLICT,
-        ErrorKind.TRUNCATED,
-        ErrorKind.MALFORMED,
-    }
-)
+__all__ = [
+    "ErrorKind",
+    "MalformedResponseError",
+    "ResponseFailedError",
+    "TruncatedResponseError",
+    "Verdict",
+    "classify",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +68,7 @@ def classify(exc: BaseException) -> Verdict:
     """
     kind = _kind(exc)
     headers = _headers(exc)
-    is_transient = kind in _TRANSIENT
+    is_transient = kind in TRANSIENT_KINDS
     match headers.get("x-should-retry"):
         case "true" if kind in (ErrorKind.INVALID_REQUEST, ErrorKind.UNKNOWN):
             is_transient = True
@@ -208,7 +132,7 @@ def _own_kind(exc: BaseException) -> ErrorKind | None:
     if isinstance(exc, MalformedResponseError) or _is_unreadable_200(exc):
         return ErrorKind.MALFORMED
     if isinstance(exc, ResponseFailedError):
-        return _CODE_KINDS.get(exc.code or "", ErrorKind.SERVER_ERROR)
+        return CODE_KINDS.get(exc.code or "", ErrorKind.SERVER_ERROR)
     return None
 
 
@@ -243,20 +167,6 @@ def _openai_kind(exc: BaseException) -> ErrorKind | None:
     return None
 
 
-_CODE_KINDS = {
-    "insufficient_quota": ErrorKind.QUOTA_EXHAUSTED,
-    "billing_hard_limit_reached": ErrorKind.QUOTA_EXHAUSTED,
-    "billing_not_active": ErrorKind.QUOTA_EXHAUSTED,
-    "context_length_exceeded": ErrorKind.CONTEXT_OVERFLOW,
-    "invalid_api_key": ErrorKind.AUTHENTICATION,
-    "model_not_found": ErrorKind.NOT_FOUND,
-    "rate_limit_exceeded": ErrorKind.RATE_LIMIT,
-    "invalid_request_error": ErrorKind.INVALID_REQUEST,
-    "invalid_prompt": ErrorKind.INVALID_REQUEST,
-    "cancelled": ErrorKind.CANCELLED,
-}
-
-
 def _code_kind(exc: openai.APIError) -> ErrorKind | None:
     """Read the error body's code, then its type: they tell apart what one status mixes."""
     is_status = isinstance(exc, openai.APIStatusError)
@@ -264,7 +174,7 @@ def _code_kind(exc: openai.APIError) -> ErrorKind | None:
     if "Request too large" in str(exc.message) and (not is_status or _status_code(exc) == 429):
         return ErrorKind.REQUEST_TOO_LARGE
     for word in (exc.code, exc.type):
-        kind = _CODE_KINDS.get(str(word))  # servers send any JSON here, also what cannot be hashed
+        kind = CODE_KINDS.get(str(word))  # servers send any JSON here, also what cannot be hashed
         # invalid_request_error is also the type of errors whose status says more
         if kind is not None and not (kind is ErrorKind.INVALID_REQUEST and is_status):
             return kind

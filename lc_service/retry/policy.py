@@ -15,10 +15,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, ParamSpec, TypeVar, get_args
 
-from tenacity import RetryAction, RetryCallState, Retrying
-
 from lc_service import clock
 from lc_service.retry.errors import ErrorKind, Verdict, classify
+from lc_service.retry.event import RetryEvent
 from lc_service.retry.quota import RetryQuota
 
 logger = logging.getLogger(__name__)
@@ -28,25 +27,6 @@ T = TypeVar("T")
 
 Jitter = Literal["full", "equal", "none"]
 RetryOn = tuple[type[BaseException], ...] | Callable[[BaseException], bool]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryEvent:
-    """What `on_retry` hooks and the log are told before a wait.
-
-    Attributes:
-        attempt: The attempt that failed, counted from 1.
-        wait_seconds: The wait before the next attempt.
-        elapsed_seconds: Time since the call began.
-        verdict: Why the attempt failed.
-        error: The exception itself. Its text may quote what was sent: log `verdict`, not this.
-    """
-
-    attempt: int
-    wait_seconds: float
-    elapsed_seconds: float
-    verdict: Verdict
-    error: BaseException
 
 
 @dataclass(frozen=True)
@@ -324,14 +304,3 @@ async def aretry_call(
         wait_seconds = event.wait_seconds
         del event  # its error's traceback holds this frame: a cycle that only the collector would free
         await clock.async_sleep(wait_seconds)
-
-
-def retry_call_state(event: RetryEvent) -> RetryCallState:
-    """Describe `event` as LangChain's `on_retry` callbacks expect it: tenacity's call state."""
-    state = RetryCallState(Retrying(), fn=None, args=(), kwargs={})
-    state.attempt_number = event.attempt
-    state.set_exception((type(event.error), event.error, event.error.__traceback__))
-    state.next_action = RetryAction(event.wait_seconds)
-    state.upcoming_sleep = event.wait_seconds
-    state.idle_for = event.elapsed_seconds
-    return state

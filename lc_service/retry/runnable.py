@@ -17,12 +17,8 @@ from langchain_core.runnables.base import RunnableBinding, RunnableBindingBase
 from langchain_core.runnables.config import patch_config
 from pydantic import InstanceOf
 
-from lc_service.retry.policy import (
-    RetryWithExponentialBackoff,
-    aretry_call,
-    retry_call,
-    retry_call_state,
-)
+from lc_service.retry.event import retry_call_state
+from lc_service.retry.policy import RetryWithExponentialBackoff, aretry_call, retry_call
 from lc_service.retry.stream import AsyncReplay, Replay, aretry_stream, retry_stream
 
 if TYPE_CHECKING:

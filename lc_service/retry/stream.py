@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Generic, TypeVar
 
 from lc_service import clock
-from lc_service.retry.policy import Attempts, RetryEvent, RetryWithExponentialBackoff
+from lc_service.retry.event import RetryEvent
+from lc_service.retry.policy import Attempts, RetryWithExponentialBackoff
 
 T = TypeVar("T")
 

@@ -16,6 +16,7 @@ from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import ConfigurableField
 from langchain_openai import ChatOpenAI, StreamChunkTimeoutError
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -509,3 +510,19 @@ def test_an_agent_streamed_by_message_has_shown_its_tokens(simulate, make_model)
     sim = simulate(faults=[None, Fault("cut", after_chunks=3)])
     assert_weather(list(agent.stream(STATE, stream_mode="values"))[-1]["messages"])
     assert len(sim.requests) == 3
+
+
+def test_a_callers_rate_limiter_is_asked_for_each_attempt(simulate, make_model, invoke):
+    class Counting(BaseRateLimiter):
+        asked = 0
+
+        def acquire(self, *, blocking: bool = True) -> bool:
+            self.asked += 1
+            return blocking
+
+        async def aacquire(self, *, blocking: bool = True) -> bool:
+            return self.acquire(blocking=blocking)
+
+    sim, limiter = simulate(faults=["unavailable", "unavailable"]), Counting()
+    invoke(make_model(rate_limiter=limiter), "Hello")
+    assert limiter.asked == len(sim.requests) == 3

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import importlib.util
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -14,7 +13,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx2
 import openai
@@ -290,25 +288,6 @@ def test_openai_proxy_is_used(sim, relay_to):
         asyncio.run(model.ainvoke("async"))
     assert len(proxy.first_lines) == len(sim.requests) == 3
     close(model)
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("the openssl command is not installed")
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    subprocess.run(  # noqa: S603  the arguments are all ours
-        [
-            openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
-            "-keyout", key, "-out", certificate,
-        ],
-        check=True, capture_output=True, timeout=20,
-    )  # fmt: skip
-    return certificate, key
 
 
 @pytest.fixture

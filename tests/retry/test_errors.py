@@ -31,13 +31,13 @@ from langchain_openai import ChatOpenAI
 from multidict import CIMultiDict, CIMultiDictProxy
 from openai.types.chat import ChatCompletion
 
-from lc_service.retry.errors import (
-    _TRANSIENT,
+from lc_service.retry.errors import classify
+from lc_service.retry.exceptions import (
+    TRANSIENT_KINDS,
     ErrorKind,
     MalformedResponseError,
     ResponseFailedError,
     TruncatedResponseError,
-    classify,
 )
 
 REQUEST = httpx2.Request("POST", "https://api.test/v1/chat/completions")
@@ -182,7 +182,7 @@ def test_the_kind_of_every_exception_class(family, name):
     make, kind = expected[name]
     verdict = classify(make(exception_classes(family, modules)[name]))
     assert verdict.kind is kind
-    assert verdict.is_transient == (kind in _TRANSIENT)
+    assert verdict.is_transient == (kind in TRANSIENT_KINDS)
 
 
 def test_a_class_that_upstream_adds_is_noticed(monkeypatch):
@@ -195,7 +195,7 @@ def test_a_class_that_upstream_adds_is_noticed(monkeypatch):
 
 
 def test_what_is_transient_is_said_once():
-    kinds = {str(kind) for kind in _TRANSIENT}
+    kinds = {str(kind) for kind in TRANSIENT_KINDS}
     assert kinds == {
         "rate_limit", "timeout", "connection", "server_error", "conflict", "truncated", "malformed",
     }  # fmt: skip
@@ -307,7 +307,7 @@ def test_the_bodys_code_tells_apart_what_one_status_mixes(status, code, type_, k
     body = {"message": "m", "code": code, "type": type_}
     verdict = classify(status_error(status=status, body=body))
     assert verdict.kind is kind
-    assert verdict.is_transient == (kind in _TRANSIENT)
+    assert verdict.is_transient == (kind in TRANSIENT_KINDS)
 
 
 def test_a_429_for_a_request_above_the_whole_limit_is_hopeless():
@@ -343,7 +343,7 @@ def test_a_429_for_a_request_above_the_whole_limit_is_hopeless():
 )
 def test_an_error_event_inside_a_stream(body, kind):
     verdict = classify(openai.APIError("An error occurred", REQUEST, body=body))
-    assert (verdict.kind, verdict.is_transient) == (kind, kind in _TRANSIENT)
+    assert (verdict.kind, verdict.is_transient) == (kind, kind in TRANSIENT_KINDS)
 
 
 @pytest.mark.parametrize(
@@ -418,7 +418,7 @@ def test_aiohttps_errors_carry_their_headers_themselves():
 )
 def test_single_exceptions(error, kind):
     verdict = classify(error)
-    assert (verdict.kind, verdict.is_transient) == (kind, kind in _TRANSIENT)
+    assert (verdict.kind, verdict.is_transient) == (kind, kind in TRANSIENT_KINDS)
 
 
 @pytest.mark.parametrize(
@@ -440,7 +440,7 @@ def test_what_lies_under_a_connection_error_decides(root, kind):
     error = openai.APIConnectionError(request=REQUEST)
     error.__cause__ = middle
     verdict = classify(error)
-    assert (verdict.kind, verdict.is_transient) == (kind, kind in _TRANSIENT)
+    assert (verdict.kind, verdict.is_transient) == (kind, kind in TRANSIENT_KINDS)
     assert classify(middle).kind is kind
 
 
@@ -502,7 +502,7 @@ def test_a_failed_response_says_why_and_so_does_langchains_flag(code, kind):
     error = ResponseFailedError("m", code=code)
     for each in (error, pickle.loads(pickle.dumps(error))):
         verdict = classify(each)
-        assert (verdict.kind, verdict.is_transient) == (kind, kind in _TRANSIENT)
+        assert (verdict.kind, verdict.is_transient) == (kind, kind in TRANSIENT_KINDS)
         assert each.is_retryable is verdict.is_transient
         assert (each.args, each.code) == (("m",), code)
 
@@ -607,33 +607,10 @@ def test_a_quota_error_on_the_wire_is_never_retried():
     assert not classify(raised).is_transient
 
 
-# A certificate for localhost that nobody signed but itself; its key guards nothing.
-_CERTIFICATE = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgIYWDU0qT55ydycsn
-HbqSdx7sV36eukhq+GUYgisTNmqhRANCAAT1X52h3hm+oYAx98YiA/47ubxTbqEp
-2Zv82uJ5sFjxrBv9dwE/QPx6djwrya02FQ8GnmI2QKtf7AjevHAwzFIT
------END PRIVATE KEY-----
------BEGIN CERTIFICATE-----
-MIIBfjCCASWgAwIBAgIUfFTv6EGXKl2RhCvb+LDWxBtB8KcwCgYIKoZIzj0EAwIw
-FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyMjE4MDY0MloYDzIxMjYxMDI5
-MTgwNjQyWjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
-PQMBBwNCAAT1X52h3hm+oYAx98YiA/47ubxTbqEp2Zv82uJ5sFjxrBv9dwE/QPx6
-djwrya02FQ8GnmI2QKtf7AjevHAwzFITo1MwUTAdBgNVHQ4EFgQU05Xw8X3o8pQw
-EVgRIqXn8mAq+/UwHwYDVR0jBBgwFoAU05Xw8X3o8pQwEVgRIqXn8mAq+/UwDwYD
-VR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNHADBEAiBhGmq5HwvQ1iysFnwWJIKd
-3qukvXJR0w1WnSOnypiFGwIgfJAp+MQPL8Jf5n5k2BvOE49PlC4mWm+FWnZZlBy6
-Ucw=
------END CERTIFICATE-----
-"""
-
-
 @pytest.fixture
-def self_signed_port(tmp_path: Path) -> Iterator[int]:
-    pem = tmp_path / "self_signed.pem"
-    pem.write_text(_CERTIFICATE)
+def self_signed_port(certificate: tuple[Path, Path]) -> Iterator[int]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
+    context.load_cert_chain(*certificate)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

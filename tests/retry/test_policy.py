@@ -18,14 +18,8 @@ from hypothesis import strategies as st
 from tenacity import RetryCallState
 
 from lc_service.retry.errors import ErrorKind, Verdict
-from lc_service.retry.policy import (
-    RetryEvent,
-    RetryWithExponentialBackoff,
-    aretry_call,
-    decide,
-    retry_call,
-    retry_call_state,
-)
+from lc_service.retry.event import RetryEvent, retry_call_state
+from lc_service.retry.policy import RetryWithExponentialBackoff, aretry_call, decide, retry_call
 from lc_service.retry.quota import RetryQuota
 
 with_fixture = settings(

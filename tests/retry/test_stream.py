@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lc_service.retry.policy import RetryEvent, RetryWithExponentialBackoff
+from lc_service.retry.event import RetryEvent
+from lc_service.retry.policy import RetryWithExponentialBackoff
 from lc_service.retry.quota import RetryQuota
 from lc_service.retry.stream import aretry_stream, retry_stream
 

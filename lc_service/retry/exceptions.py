@@ -1,0 +1,115 @@
+"""The exceptions of this package, and the words for why an attempt failed.
+
+langchain_core ModelError
+├── TruncatedResponseError      the end of the answer never came; what did come is in `.partial`
+└── ModelAPIError
+├── MalformedResponseError  a 200 that is not an answer (also a ValueError, as LangChain raises)
+└── ResponseFailedError     the Responses API's "failed" (also a ValueError, as LangChain raises)
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from langchain_core import exceptions as lc
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessage
+
+
+class TruncatedResponseError(lc.ModelError):
+    """Raise when a stream or an answer stopped before its end was announced.
+
+    A partial answer is never passed off as whole: what had arrived is kept here, and was probably billed.
+    `finish_reason="length"` is not this error: that end was announced, and is the caller's own limit.
+
+    Attributes:
+        partial: The message as far as it arrived, or None where nothing readable did.
+    """
+
+    is_retryable = True
+
+    def __init__(self, message: str, *, partial: AIMessage | None = None) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, {"partial": self.partial})
+
+
+class MalformedResponseError(lc.ModelAPIError, ValueError):
+    """Raise when a server answered with success and the body is not an API answer.
+
+    Typically a proxy's HTML page or a broken JSON body. The body is not repeated in the message.
+    """
+
+
+class ResponseFailedError(lc.ModelAPIError, ValueError):
+    """Raise when the Responses API reports that it could not finish an answer.
+
+    Attributes:
+        code: The API's error code, such as `server_error` or `rate_limit_exceeded`, or None.
+    """
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.is_retryable = CODE_KINDS.get(code or "", ErrorKind.SERVER_ERROR) in TRANSIENT_KINDS
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, {"code": self.code})
+
+
+def _rebuild(cls: type[Exception], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception:
+    return cls(*args, **kwargs)
+
+
+class ErrorKind(StrEnum):
+    """Why an attempt failed, one word for each reason that logs, metrics and tables show."""
+
+    RATE_LIMIT = "rate_limit"
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    SERVER_ERROR = "server_error"
+    CONFLICT = "conflict"
+    TRUNCATED = "truncated"
+    MALFORMED = "malformed"
+    QUOTA_EXHAUSTED = "quota_exhausted"
+    REQUEST_TOO_LARGE = "request_too_large"
+    CONTEXT_OVERFLOW = "context_overflow"
+    AUTHENTICATION = "authentication"
+    PERMISSION = "permission"
+    NOT_FOUND = "not_found"
+    INVALID_REQUEST = "invalid_request"
+    REFUSED_ANSWER = "refused_answer"
+    CONFIGURATION = "configuration"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+TRANSIENT_KINDS = frozenset(
+    {
+        ErrorKind.RATE_LIMIT,
+        ErrorKind.TIMEOUT,
+        ErrorKind.CONNECTION,
+        ErrorKind.SERVER_ERROR,
+        ErrorKind.CONFLICT,
+        ErrorKind.TRUNCATED,
+        ErrorKind.MALFORMED,
+    }
+)
+
+
+CODE_KINDS = {
+    "insufficient_quota": ErrorKind.QUOTA_EXHAUSTED,
+    "billing_hard_limit_reached": ErrorKind.QUOTA_EXHAUSTED,
+    "billing_not_active": ErrorKind.QUOTA_EXHAUSTED,
+    "context_length_exceeded": ErrorKind.CONTEXT_OVERFLOW,
+    "invalid_api_key": ErrorKind.AUTHENTICATION,
+    "model_not_found": ErrorKind.NOT_FOUND,
+    "rate_limit_exceeded": ErrorKind.RATE_LIMIT,
+    "invalid_request_error": ErrorKind.INVALID_REQUEST,
+    "invalid_prompt": ErrorKind.INVALID_REQUEST,
+    "cancelled": ErrorKind.CANCELLED,
+}
