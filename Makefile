@@ -35,8 +35,10 @@ format: $(VENV)/dev.stamp  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.stamp  ## measure the simulator's and the stack's throughput
+bench: $(VENV)/dev.stamp  ## measure the simulator, the token estimate and the prices
 	$(BIN)/python benchmarks/simulator_throughput.py
+	$(BIN)/python benchmarks/tokenizer.py
+	$(BIN)/python benchmarks/pricing.py
 
 notebook:  $(VENV)/dev.stamp  ## open the notebooks in JupyterLab
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebook]'

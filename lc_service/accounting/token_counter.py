@@ -34,7 +34,8 @@ class TokenCounter(BaseCallbackHandler):
     Attach it to a call (`config={"callbacks": [counter]}`), a chain (`with_config`), a model (`callbacks=`).
     Counts plain, streamed and batched calls, tools, structured output, several choices (`n`), the Responses
     API and `ReliableOpenAIEmbeddings`; an answer from LangChain's cache counts zero tokens; a paid attempt
-    whose answer was cut off and retried counts too. Thread-safe, and safe in any number of event loops.
+    whose answer was cut off and retried counts too, and where its usage was not told it counts as unknown.
+    LangChain tells of no attempt of a stream but the last. Thread-safe, and safe in any number of event loops.
 
     Example:
         >>> counter = TokenCounter()
