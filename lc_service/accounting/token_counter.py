@@ -35,7 +35,7 @@ class TokenCounter(BaseCallbackHandler):
     Counts plain, streamed and batched calls, tools, structured output, several choices (`n`), the Responses
     API and `ReliableOpenAIEmbeddings`; an answer from LangChain's cache counts zero tokens; a paid attempt
     whose answer was cut off and retried counts too, and where its usage was not told it counts as unknown.
-    LangChain tells of no attempt of a stream but the last. Thread-safe, and safe in any number of event loops.
+    Of a stream's attempts LangChain tells of the last alone. Thread-safe, and safe in any event loops.
 
     Example:
         >>> counter = TokenCounter()
