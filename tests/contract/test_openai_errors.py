@@ -115,8 +115,8 @@ def test_a_context_overflow_leaves_as_an_ordinary_bad_request(simulate, chat):
     `ContextOverflowError` (langchain's summarization middleware) is not told.
 
     Ours: `CODE_KINDS` in `retry/exceptions.py` reads the code and says CONTEXT_OVERFLOW, and `known` in
-    `models/pipeline.py` raises LangChain's own class
-    for it. Were this to fail, LangChain raises the right class again: nothing to do.
+    `models/pipeline.py` raises LangChain's own class for it. Were this to fail, LangChain raises the right
+    class again: nothing to do.
     """
     error: Any = failure_of(lambda: chat(simulate(faults=["context_length"])).invoke(HELLO))
     assert error.code == "context_length_exceeded"
