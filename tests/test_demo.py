@@ -11,6 +11,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from rich.console import Console
 
 from lc_service.accounting.usage import TokenUsage
+from lc_service.accounting.usage_report import UsageReport
 from lc_service.demo import (
     INTERRUPTED,
     ChainTargetError,
@@ -25,6 +26,7 @@ from lc_service.demo import (
     show_result,
 )
 from lc_service.demo.job import _FAULTS, chain_input
+from lc_service.demo.result import by_line
 from lc_service.demo.target import ChainFactory
 from lc_service.simulator import Fault, Simulator
 
@@ -266,3 +268,10 @@ def test_words_for_errors_quote_nothing() -> None:
     assert describe(caught.value).startswith("the API key was refused (")
     assert "HTTP 401" in describe(caught.value)
     assert "secret" not in describe(caught.value)
+
+
+def test_calls_of_unknown_usage_make_no_line():
+    report = UsageReport()
+    report.record(TokenUsage(input_tokens=1), model="m")
+    report.record(None, model="unknown")
+    assert by_line(report) == {("m", "chat"): TokenUsage(input_tokens=1)}

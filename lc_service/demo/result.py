@@ -149,9 +149,10 @@ def _as_list(lines: Mapping[Line, TokenUsage]) -> list[dict[str, Any]]:
 
 
 def by_line(usage: UsageReport) -> dict[Line, TokenUsage]:
-    """Split a report into its lines."""
+    """Split a report into its lines; one of calls whose usage nobody told has no tokens to compare."""
     return {
         (model, operation): report.total
         for model, of_model in usage.group_by("model").items()
         for operation, report in of_model.group_by("operation").items()
+        if report.total.total_tokens
     }
