@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import openai
@@ -51,7 +52,8 @@ def require_sendable_key(model: ChatOpenAI | OpenAIEmbeddings) -> None:
 
 def client_options(model: ChatOpenAI | OpenAIEmbeddings) -> dict[str, Any]:
     """Return what to set on a model's synchronous SDK client; an HTTP client the caller brought stays."""
-    makers = (http.proxied_client, http.socket_options_client, http.default_client)
+    endpoint = f"{model.openai_api_base} {model.request_timeout!r}"  # by what LangChain shares them, too
+    makers = (http.proxied_client, http.socket_options_client, partial(http.default_client, endpoint))
     return _options(model, model.http_client, *makers)
 
 

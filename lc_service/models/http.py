@@ -117,9 +117,15 @@ class _NoTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         raise RuntimeError(f"no request is sent from here, not even to {request.url.host}")
 
 
-def default_client() -> ProcessBoundClient:
-    """Return the shared synchronous client for the proxy and certificate settings of this moment."""
-    return _shared_client(_environment())
+def default_client(endpoint: str = "") -> ProcessBoundClient:
+    """Return the synchronous client that all models of an endpoint share.
+
+    There is another one where the proxy or certificate settings have changed since.
+
+    Args:
+        endpoint: What has to be the same for sharing, such as the base URL; any text.
+    """
+    return _shared_client(_environment(), endpoint)
 
 
 def default_async_client() -> LoopBoundAsyncClient:
@@ -174,12 +180,12 @@ def _has_proxy(environment: _Environment) -> bool:
     return any(name not in (*_CERTIFICATE_VARIABLES, "no") for name, _ in environment)
 
 
-@lru_cache(maxsize=16)
-def _shared_client(environment: _Environment) -> ProcessBoundClient:
+@lru_cache(maxsize=256)
+def _shared_client(environment: _Environment, _: str) -> ProcessBoundClient:
     return ProcessBoundClient(lambda: openai.DefaultHttpxClient(verify=_ssl_context(environment)))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=256)
 def _shared_async_client(environment: _Environment) -> LoopBoundAsyncClient:
     # aiohttp halves the CPU of a call. Proxies from the environment stay with the default client, which
     # also speaks SOCKS and honours NO_PROXY.

@@ -352,3 +352,12 @@ with Simulator() as server:
 """
     done = subprocess.run([sys.executable, "-c", code], timeout=30, check=False)  # noqa: S603  our own code
     assert done.returncode == 0
+
+
+def test_models_of_one_endpoint_share_a_sync_client_and_others_do_not():
+    def client(**options):
+        return ReliableChatOpenAI(model="m", api_key="k", **options).root_client._client
+
+    assert client() is client(timeout=None)
+    for other in ({"base_url": "http://127.0.0.1:9/v1"}, {"timeout": 3}):
+        assert client(**other) is not client()
