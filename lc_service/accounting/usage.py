@@ -6,8 +6,9 @@ No I/O and no prices here.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 
@@ -18,14 +19,24 @@ class TokenUsage:
     Attributes:
         input_tokens: Tokens of the prompt, cached ones included.
         cached_input_tokens: Those of `input_tokens` that the provider read from its prompt cache.
+        cache_write_tokens: Those of `input_tokens` that the provider wrote to its prompt cache.
+        audio_input_tokens: Those of `input_tokens` that stand for sound.
         output_tokens: Tokens of the answer, all choices and reasoning included.
         reasoning_tokens: Those of `output_tokens` that were spent on reasoning.
+        audio_output_tokens: Those of `output_tokens` that stand for sound.
+        accepted_prediction_tokens: Those of `output_tokens` that a predicted output had foreseen.
+        rejected_prediction_tokens: Those of `output_tokens` that were predicted, paid for and not used.
     """
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    audio_input_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    audio_output_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -33,12 +44,8 @@ class TokenUsage:
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
-        return TokenUsage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
-        )
+        sums = map(operator.add, _values(self), _values(other))
+        return TokenUsage(**dict(zip(USAGE_FIELDS, sums, strict=True)))
 
     @classmethod
     def read(cls, usage: object) -> Self:
@@ -66,9 +73,19 @@ class TokenUsage:
         return cls(
             input_tokens=inputs or 0,
             cached_input_tokens=_tiered(input_details, "cached_tokens", "cache_read"),
+            cache_write_tokens=_tiered(input_details, "cache_write_tokens", "cache_creation"),
+            audio_input_tokens=_detail(input_details, "audio_tokens", "audio"),
             output_tokens=outputs or 0,
             reasoning_tokens=_tiered(output_details, "reasoning_tokens", "reasoning"),
+            audio_output_tokens=_detail(output_details, "audio_tokens", "audio"),
+            accepted_prediction_tokens=_detail(output_details, "accepted_prediction_tokens"),
+            rejected_prediction_tokens=_detail(output_details, "rejected_prediction_tokens"),
         )
+
+
+USAGE_FIELDS = tuple(field.name for field in fields(TokenUsage))
+"""The kinds of tokens that `TokenUsage` tells apart, in its order."""
+_values = operator.attrgetter(*USAGE_FIELDS)
 
 
 def _field(holder: object, name: str) -> Any:
@@ -91,6 +108,10 @@ def _tiered(details: object, wire_name: str, name: str) -> int:
     if (number := _number(details, wire_name)) is not None:
         return number
     return sum(_number(details, tier + name) or 0 for tier in ("", "priority_", "flex_"))
+
+
+def _detail(details: object, *names: str) -> int:
+    return _number(details, *names) or 0
 
 
 def _details(usage: object, *names: str) -> object:

@@ -1,0 +1,97 @@
+"""The words in which a budget and a ledger speak: amounts, and which attempts an amount is about. Values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from lc_service.accounting.record import AttemptRecord, Certainty
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amount:
+    """Tokens, input and output together, and their price in USD. Adds and subtracts."""
+
+    tokens: int = 0
+    usd: Decimal = Decimal()
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(tokens=self.tokens + other.tokens, usd=self.usd + other.usd)
+
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(tokens=self.tokens - other.tokens, usd=self.usd - other.usd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Which attempts a budget is about.
+
+    Attributes:
+        since: Those that began then or later; all where None.
+        tag: Those with this tag; all where None.
+    """
+
+    since: datetime | None = None
+    tag: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """What is gone of a budget.
+
+    Attributes:
+        spent: By attempts that ended, and by those of processes that died before they could say.
+        reserved: By attempts that are under way.
+    """
+
+    spent: Amount = Amount()  # noqa: RUF009  frozen
+    reserved: Amount = Amount()  # noqa: RUF009  frozen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRequest:
+    """An attempt that is about to be sent, as far as a budget has to know it.
+
+    Attributes:
+        run_id: As `AttemptRecord.run_id`.
+        attempt: As `AttemptRecord.attempt`; together with `run_id` it names the attempt.
+        operation: `"chat"` or `"embeddings"`.
+        model: The model that is asked.
+        service_tier: The tier that is asked for.
+        input_tokens: The prompt's tokens as estimated.
+        max_input_tokens: A bound that the prompt cannot exceed.
+        max_output_tokens: The longest answer that the request allows, all choices together; None where
+            neither the request nor the model's profile says.
+        choices: How many answers are asked for (`n`).
+        tags: The run's tags.
+        at: Now, in UTC.
+    """
+
+    run_id: UUID
+    attempt: int
+    operation: str = "chat"
+    model: str
+    service_tier: str | None = None
+    input_tokens: int
+    max_input_tokens: int
+    max_output_tokens: int | None = None
+    choices: int = 1
+    tags: tuple[str, ...] = ()
+    at: datetime
+
+
+def charge(record: AttemptRecord) -> Amount:
+    """Return what an attempt takes from a budget: what is known of it, else what was reserved for it.
+
+    An estimate or an unknown usage may be less than the bill, so it never counts less than the reservation.
+    """
+    cost_usd = record.cost_usd
+    reserved_usd = record.reserved_usd or Decimal()
+    if record.certainty is Certainty.MEASURED:
+        return Amount(tokens=record.usage.total_tokens, usd=reserved_usd if cost_usd is None else cost_usd)
+    return Amount(
+        tokens=max(record.usage.total_tokens, record.reserved_tokens),
+        usd=max(cost_usd or Decimal(), reserved_usd),
+    )
