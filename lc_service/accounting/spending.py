@@ -46,8 +46,8 @@ class Balance:
         reserved: By attempts that are under way.
     """
 
-    spent: Amount = Amount()  # noqa: RUF009  frozen
-    reserved: Amount = Amount()  # noqa: RUF009  frozen
+    spent: Amount = Amount()
+    reserved: Amount = Amount()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
