@@ -6,6 +6,7 @@ Does not know chat templates, hidden prompts or the size of pictures.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,32 @@ def estimate_prompt(
         tokens = estimator.scaled(raw)
     has_media = prompt.media_tokens > 0
     return PromptEstimate(tokens + prompt.media_tokens, 0 if has_media else round(raw))
+
+
+def estimate_texts(estimator: TokenEstimator, texts: Sequence[str | Sequence[int]]) -> PromptEstimate:
+    """Count texts to embed, which have nothing around them; a text that is given in tokens counts those."""
+    words = [text for text in texts if isinstance(text, str)]
+    ready = sum(len(text) for text in texts if not isinstance(text, str))
+    raw = sum(map(estimator.raw, words))
+    tokens = sum(map(estimator.count, words)) if estimator.is_exact else estimator.scaled(raw)
+    return PromptEstimate(tokens + ready, 0 if ready else round(raw))
+
+
+def max_prompt_tokens(
+    messages: Sequence[Mapping[str, Any]], schemas: Sequence[Mapping[str, Any]] = ()
+) -> int | None:
+    """Return a bound that a prompt with these tools and schemas cannot exceed: no token is less than a byte.
+
+    None for a prompt with pictures, sounds or files, whose tokens do not show in its bytes.
+    """
+    prompt = _Prompt()
+    for message in messages:
+        prompt.add_message(message)
+    if prompt.media_tokens:
+        return None
+    written = json.dumps([list(messages), list(schemas)], ensure_ascii=False, default=str)
+    # Servers' templates put up to about a dozen tokens around a message.
+    return len(written.encode("utf-8", "surrogatepass")) + 4 * prompt.fixed_tokens
 
 
 class _Prompt:

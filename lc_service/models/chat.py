@@ -29,7 +29,7 @@ from lc_service.models.client import (
     read_max_retries,
     require_sendable_key,
 )
-from lc_service.models.pipeline import known, mark_malformed, require_end
+from lc_service.models.answer import known, mark_malformed, require_end
 from lc_service.models.whole_stream import awhole_stream, has_content, whole_stream
 from lc_service.retry.event import RetryEvent, retry_call_state
 from lc_service.retry.policy import RetryOn, RetryWithExponentialBackoff, aretry_call, retry_call

@@ -16,7 +16,7 @@ from langchain_core.runnables.config import RunnableConfig, ensure_config
 from langchain_core.utils.uuid import uuid7
 from openai.types import CreateEmbeddingResponse
 
-from lc_service.models.pipeline import known, mark_malformed
+from lc_service.models.answer import known, mark_malformed
 from lc_service.retry.errors import MalformedResponseError
 from lc_service.retry.event import retry_call_state
 from lc_service.retry.policy import RetryWithExponentialBackoff, aretry_call, retry_call

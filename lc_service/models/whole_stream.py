@@ -15,7 +15,7 @@ from typing import cast
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 
-from lc_service.models.pipeline import READING_ERRORS, caused, known, mark_malformed
+from lc_service.models.answer import READING_ERRORS, caused, known, mark_malformed
 from lc_service.retry.errors import (
     ErrorKind,
     MalformedResponseError,

@@ -19,7 +19,7 @@ from langchain_openai.chat_models import base as lc_openai
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ValidationError
 
-from lc_service.models.pipeline import known, mark_malformed, require_end
+from lc_service.models.answer import known, mark_malformed, require_end
 from lc_service.models.whole_stream import StreamEnd, awhole_stream, has_content, whole_stream
 from lc_service.retry.errors import (
     ErrorKind,
