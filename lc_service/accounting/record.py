@@ -114,6 +114,7 @@ class AttemptRecord:
         return price(
             self.usage,
             self.response_model or self.model,
+            requested_model=self.model,
             at=self.started_at,
             operation=self.operation,
             service_tier=self.service_tier,

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal, localcontext
+from uuid import UUID
 
 import genai_prices
 import pytest
@@ -16,13 +17,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lc_service import clock
-from lc_service.accounting import pricing
-from lc_service.accounting.pricing import ModelPrice, price, set_price
+from lc_service.accounting import price_tables, pricing
+from lc_service.accounting.pricing import ModelPrice, max_cost, price, set_price
+from lc_service.accounting.record import AttemptRecord
 from lc_service.accounting.usage import TokenUsage
 
 OPENAI = next(provider for provider in data_snapshot.get_snapshot().providers if provider.id == "openai")
 # Model IDs that its own rule matches, and names as servers answer with them
 MODELS = [model.id for model in OPENAI.models if OPENAI.find_model(model.id) is model]
+AUDIO_MODELS = [
+    model.id
+    for model in OPENAI.models
+    if getattr(model.prices, "input_audio_mtok", None) and not getattr(model.prices, "input_image_mtok", None)
+]
 NAMES = [
     "gpt-4o-2024-08-06",
     "GPT-4o",
@@ -41,8 +48,9 @@ tokens = st.one_of(
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    for name, empty in (("_own", {}), ("_memo", {}), ("_warned", set())):
-        monkeypatch.setattr(pricing, name, empty)
+    monkeypatch.setattr(pricing, "_own", {})
+    monkeypatch.setattr(pricing, "_warned", set())
+    monkeypatch.setattr(price_tables, "_memo", {})
 
 
 @pytest.fixture
@@ -51,13 +59,19 @@ def warnings(caplog):
     return lambda: [record.getMessage() for record in caplog.records if record.name == pricing.__name__]
 
 
-def upstream(usage: TokenUsage, model: str, at: datetime, tier: str | None) -> types.PriceCalculation:
+def upstream(
+    usage: TokenUsage, model: str, at: datetime, tier: str | None, cached_audio: int = 0
+) -> types.PriceCalculation:
     context = {None: None, "batch": {"processing": "batch"}}.get(tier, {"service_tier": str(tier)})
     return genai_prices.calc_price(
         genai_prices.Usage(
             input_tokens=usage.input_tokens,
             cache_read_tokens=usage.cached_input_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            input_audio_tokens=usage.audio_input_tokens,
+            cache_audio_read_tokens=cached_audio,
             output_tokens=usage.output_tokens,
+            output_audio_tokens=usage.audio_output_tokens,
         ),
         model,
         provider_id="openai",
@@ -70,18 +84,19 @@ class TestTables:
     @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         model=st.sampled_from(MODELS + NAMES),
-        counts=st.tuples(tokens, tokens, tokens),
+        counts=st.tuples(tokens, tokens, tokens, tokens),
         at=st.datetimes(datetime(2024, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
         tier=st.sampled_from(TIERS),
         operation=st.sampled_from(["chat", "embeddings"]),
     )
     def test_is_what_genai_prices_calculates(self, model, counts, at, tier, operation):
-        uncached, cached, output = counts
+        uncached, cached, written, output = counts
         usage = TokenUsage(
-            input_tokens=uncached + cached,
+            input_tokens=uncached + cached + written,
             cached_input_tokens=cached,
+            cache_write_tokens=written,
             output_tokens=output,
-            reasoning_tokens=1,
+            reasoning_tokens=output // 2,
         )
         ours = price(usage, model, at=at, operation=operation, service_tier=tier)
         if ours is not None:
@@ -89,7 +104,72 @@ class TestTables:
         elif tier in (None, "default", "standard", "auto"):
             prices = upstream(usage, model, at, None).model_price
             is_text = prices.input_mtok is not None and prices.output_mtok is not None
-            assert not is_text or any("audio" in kind or "image" in kind for kind in vars(prices))
+            assert not is_text or any("image" in kind for kind in vars(prices))
+
+    @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        model=st.sampled_from(AUDIO_MODELS),
+        counts=st.tuples(tokens, tokens, tokens, tokens),
+        has_cached_text=st.booleans(),
+    )
+    def test_audio_is_priced_as_genai_prices_does(self, model, counts, has_cached_text):
+        text, audio, output, audio_output = counts
+        cached = text // 3 if has_cached_text and not audio else 0
+        usage = TokenUsage(
+            input_tokens=text + audio,
+            cached_input_tokens=cached,
+            audio_input_tokens=audio,
+            output_tokens=output + audio_output,
+            audio_output_tokens=audio_output,
+        )
+        ours = price(usage, model, at=NOW)
+        if ours is None:
+            assert "transcribe" in model  # which have no price for sound as output
+            assert audio_output
+        else:
+            assert ours == upstream(usage, model, NOW, None).total_price
+
+    def test_cached_audio_is_priced_where_there_is_no_other_input(self):
+        usage = TokenUsage(input_tokens=10**6, cached_input_tokens=400_000, audio_input_tokens=10**6)
+        ours = price(usage, "gpt-4o-realtime-preview", at=NOW)
+        assert ours == upstream(usage, "gpt-4o-realtime-preview", NOW, None, 400_000).total_price
+        all_cached = TokenUsage(input_tokens=10**6, cached_input_tokens=10**6, audio_input_tokens=400_000)
+        ours = price(all_cached, "gpt-4o-realtime-preview", at=NOW)
+        assert ours == upstream(all_cached, "gpt-4o-realtime-preview", NOW, None, 400_000).total_price
+
+    def test_who_knows_how_much_of_the_cached_input_was_audio(self, warnings):
+        usage = TokenUsage(input_tokens=10, cached_input_tokens=5, audio_input_tokens=5)
+        assert price(usage, "gpt-4o-realtime-preview", at=NOW) is None
+        assert "how much of the cached input was audio" in warnings()[0]
+        # where cached input has no price of its own, it does not matter
+        assert price(usage, "gpt-audio", at=NOW) == (5 * Decimal("2.5") + 5 * 32) / 10**6
+
+    def test_audio_without_a_price_is_unknown_not_text(self, warnings):
+        heard = TokenUsage(input_tokens=10, audio_input_tokens=1)
+        spoken = TokenUsage(output_tokens=10, audio_output_tokens=1)
+        for usage in (heard, spoken):
+            assert upstream(usage, "gpt-4o-audio-preview", NOW, None).total_price > 0
+            assert price(usage, "gpt-4o-audio-preview", at=NOW) is None
+        assert len(warnings()) == 1
+        assert price(TokenUsage(input_tokens=10), "gpt-4o-audio-preview", at=NOW) == Decimal("0.000025")
+
+    @pytest.mark.parametrize(("model", "tier"), [("gpt-5.6-sol", None), ("gpt-6-luna", "flex")])
+    def test_writing_the_cache_costs_more(self, model, tier):
+        plain = price(TokenUsage(input_tokens=1_000), model, at=NOW, service_tier=tier)
+        written = price(
+            TokenUsage(input_tokens=1_000, cache_write_tokens=1_000), model, at=NOW, service_tier=tier
+        )
+        assert written == plain * Decimal("1.25")
+
+    def test_writing_the_cache_costs_as_input_where_it_has_no_price(self):
+        usage = TokenUsage(input_tokens=1_000, cache_write_tokens=600)
+        assert price(usage, "gpt-4o", at=NOW) == price(TokenUsage(input_tokens=1_000), "gpt-4o", at=NOW)
+
+    def test_predictions_are_in_the_output_already(self):
+        usage = TokenUsage(
+            output_tokens=1_000_000, accepted_prediction_tokens=300_000, rejected_prediction_tokens=700_000
+        )
+        assert price(usage, "gpt-4o", at=NOW) == Decimal(10)
 
     @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4.1-mini", "o4-mini", "gpt-5", "gpt-5.4", *NAMES[:5]])
     def test_knows_what_chat_services_answer_with(self, model):
@@ -213,8 +293,9 @@ class TestUnknown:
         assert upstream(USAGE, model, NOW, None).total_price == 0
         assert price(USAGE, model, at=NOW) is None
 
-    def test_tokens_of_several_kinds_and_prices_are_not_priced_as_text(self):
-        assert price(USAGE, "gpt-audio", at=NOW) is None
+    @pytest.mark.parametrize("model", ["gpt-image-1", "gpt-realtime"])
+    def test_images_with_a_price_of_their_own_are_not_priced_as_text(self, model):
+        assert price(USAGE, model, at=NOW) is None
 
     @pytest.mark.parametrize(
         "usage",
@@ -223,6 +304,14 @@ class TestUnknown:
             TokenUsage(input_tokens=10, cached_input_tokens=-1),
             TokenUsage(input_tokens=-1),
             TokenUsage(output_tokens=-1),
+            TokenUsage(input_tokens=10, cache_write_tokens=-1),
+            TokenUsage(input_tokens=10, cached_input_tokens=6, cache_write_tokens=5),
+            TokenUsage(input_tokens=10, audio_input_tokens=11),
+            TokenUsage(input_tokens=10, audio_input_tokens=-1),
+            TokenUsage(output_tokens=10, reasoning_tokens=11),
+            TokenUsage(output_tokens=10, audio_output_tokens=11),
+            TokenUsage(output_tokens=10, accepted_prediction_tokens=11),
+            TokenUsage(output_tokens=10, rejected_prediction_tokens=-1),
         ],
     )
     def test_usage_that_cannot_be_has_no_price(self, usage, warnings):
@@ -236,10 +325,11 @@ class TestUnknown:
         assert len(warnings()[0]) < 600
 
     def test_many_names_take_bounded_memory(self, monkeypatch, warnings):
-        monkeypatch.setattr(pricing, "_MAX_MEMO", 8)
+        monkeypatch.setattr(pricing, "MAX_MEMO", 8)
+        monkeypatch.setattr(price_tables, "MAX_MEMO", 8)
         for number in range(50):
             assert price(USAGE, f"model-{number}", at=NOW) is None
-        assert len(pricing._memo) <= 8
+        assert len(price_tables._memo) <= 8
         assert len(warnings()) == 8
 
     def test_threads_warn_once_and_agree(self, warnings):
@@ -325,6 +415,78 @@ class TestOwnPrice:
         assert price(USAGE, "gpt-4o", at=NOW) == Decimal("12.5")
         assert price(USAGE, "gpt-4o", at=NOW, service_tier="batch") == Decimal("6.25")
 
+    FULL = ModelPrice(
+        input_usd_per_million=4,
+        output_usd_per_million=8,
+        cached_input_usd_per_million=1,
+        cache_write_usd_per_million=5,
+        audio_input_usd_per_million=40,
+        cached_audio_input_usd_per_million=2,
+        audio_output_usd_per_million="80.5",
+    )
+
+    def test_each_kind_of_token_can_have_its_price(self):
+        set_price("private", self.FULL)
+        usage = TokenUsage(
+            input_tokens=10, cached_input_tokens=3, cache_write_tokens=2, output_tokens=7, reasoning_tokens=1
+        )
+        assert price(usage, "private") == Decimal(5 * 4 + 3 * 1 + 2 * 5 + 7 * 8) / 10**6
+        heard = TokenUsage(input_tokens=10, audio_input_tokens=4, output_tokens=7, audio_output_tokens=6)
+        assert price(heard, "private") == (6 * 4 + 4 * 40 + 1 * 8 + 6 * Decimal("80.5")) / 10**6
+        cached = TokenUsage(input_tokens=10, audio_input_tokens=10, cached_input_tokens=3)
+        assert price(cached, "private") == Decimal(7 * 40 + 3 * 2) / 10**6
+
+    @pytest.mark.parametrize(
+        "usage",
+        [
+            TokenUsage(input_tokens=10, audio_input_tokens=4, cached_input_tokens=1),
+            TokenUsage(input_tokens=10, audio_input_tokens=4, cache_write_tokens=1),
+        ],
+    )
+    def test_an_untold_overlap_has_no_price(self, usage):
+        set_price("private", self.FULL)
+        assert price(usage, "private") is None
+
+    def test_own_prices_do_not_guess_those_of_audio(self):
+        set_price("private", self.OWN)
+        assert price(TokenUsage(input_tokens=2, audio_input_tokens=1), "private") is None
+        assert price(TokenUsage(output_tokens=2, audio_output_tokens=1), "private") is None
+        assert price(TokenUsage(input_tokens=10**6, cache_write_tokens=10**6), "private") == Decimal("0.5")
+        half = ModelPrice(
+            input_usd_per_million=4,
+            output_usd_per_million=8,
+            cached_input_usd_per_million=1,
+            audio_input_usd_per_million=40,
+        )
+        set_price("private", half)
+        cached = TokenUsage(input_tokens=10, audio_input_tokens=10, cached_input_tokens=3)
+        assert price(cached, "private") is None
+
+    def test_is_found_by_the_name_that_was_asked_for(self):
+        set_price("my-deployment", self.OWN)
+        assert price(USAGE, "gpt-4o-2024-08-06", at=NOW) == Decimal("12.5")
+        asked = {"requested_model": "my-deployment", "at": NOW}
+        assert price(USAGE, "gpt-4o-2024-08-06", **asked) == Decimal("2.5")
+        assert price(USAGE, "no-such-model", **asked) == Decimal("2.5")
+        assert price(USAGE, "gpt-4o", requested_model="another", at=NOW) == Decimal("12.5")
+        assert price(USAGE, "no-such-model", requested_model="gpt-4o", at=NOW) is None
+
+    def test_the_answers_name_comes_before_the_one_asked_for(self):
+        set_price("asked", self.OWN)
+        set_price("answered", ModelPrice(input_usd_per_million=1, output_usd_per_million=1))
+        assert price(USAGE, "answered", requested_model="asked") == 2
+        set_price("answered", None)
+        assert price(USAGE, "answered", requested_model="asked") == Decimal("2.5")
+        set_price("answered", self.OWN, service_tier="scale")
+        assert price(USAGE, "answered", requested_model="asked", service_tier="flex") is None
+
+    def test_a_record_is_priced_by_both_names(self):
+        set_price("my-deployment", self.OWN)
+        record = AttemptRecord(
+            run_id=UUID(int=1), model="my-deployment", response_model="gpt-4o-2024-08-06", usage=USAGE
+        )
+        assert record.cost_usd == Decimal("2.5")
+
     def test_impossible_usage_has_no_price_here_either(self):
         set_price("private", self.OWN)
         assert price(TokenUsage(input_tokens=1, cached_input_tokens=2), "private") is None
@@ -356,6 +518,101 @@ class TestOwnPrice:
     def test_keeps_decimals(self):
         assert self.OWN.input_usd_per_million == Decimal("0.5")
         assert isinstance(self.OWN.output_usd_per_million, Decimal)
+
+
+class TestMaxCost:
+    @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        model=st.sampled_from(MODELS + NAMES),
+        counts=st.lists(tokens, min_size=6, max_size=6),
+        at=st.datetimes(datetime(2024, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+        tiers=st.sampled_from(
+            [
+                *((asked, answered) for asked in (None, "auto") for answered in TIERS[:-1]),
+                *(("default", answered) for answered in ("default", None)),
+                *((asked, answered) for asked in ("flex", "priority") for answered in (asked, "default")),
+                *(("fast", answered) for answered in ("fast", "priority", "default")),
+                ("batch", "batch"),
+            ]
+        ),
+        has_audio=st.booleans(),
+    )
+    def test_no_answer_costs_more(self, model, counts, at, tiers, has_audio):
+        uncached, cached, written, output, *spare = counts
+        asked, answered = tiers
+        usage = TokenUsage(
+            input_tokens=uncached + cached + written,
+            cached_input_tokens=cached,
+            cache_write_tokens=written,
+            audio_input_tokens=uncached if has_audio else 0,
+            output_tokens=output,
+            audio_output_tokens=output if has_audio else 0,
+        )
+        most = max_cost(usage.input_tokens + spare[0], output + spare[1], model, at=at, service_tier=asked)
+        cost = price(usage, model, at=at, service_tier=answered)
+        if most is not None and cost is not None:
+            assert cost <= most
+        if asked in (None, "auto", "default") and answered in (None, "default") and not has_audio:
+            assert (most is None) == (cost is None)
+
+    @pytest.mark.parametrize(
+        ("model", "tokens_each", "expected"),
+        [
+            ("gpt-4", 1_000, 30 + 60),
+            ("gpt-4o", 1_000, "4.25 + 17"),  # as priority
+            ("gpt-audio", 1_000, 32 + 64),
+        ],
+    )
+    def test_is_the_dearest_of_everything(self, model, tokens_each, expected):
+        if isinstance(expected, str):
+            expected = sum(Decimal(each) for each in expected.split(" + "))
+        assert max_cost(tokens_each, tokens_each, model, at=NOW) == expected * Decimal(tokens_each) / 10**6
+
+    def test_counts_the_surcharge_for_writing_the_cache(self):
+        most = max_cost(1_000, 0, "gpt-5.6-sol", at=NOW, service_tier="default")
+        written = TokenUsage(input_tokens=1_000, cache_write_tokens=1_000)
+        assert (
+            most
+            == price(written, "gpt-5.6-sol", at=NOW)
+            > price(TokenUsage(input_tokens=1_000), "gpt-5.6-sol", at=NOW)
+        )
+
+    def test_the_standard_tier_is_bounded_exactly(self):
+        usage = TokenUsage(input_tokens=900, output_tokens=100)
+        assert max_cost(900, 100, "gpt-5", at=NOW, service_tier="default") == price(usage, "gpt-5", at=NOW)
+        assert max_cost(900, 100, "gpt-5", at=NOW) == price(usage, "gpt-5", at=NOW, service_tier="priority")
+
+    def test_flex_may_be_served_as_standard(self):
+        usage = TokenUsage(input_tokens=900, output_tokens=100)
+        assert max_cost(900, 100, "gpt-5", at=NOW, service_tier="flex") == price(usage, "gpt-5", at=NOW)
+
+    def test_a_long_prompt_costs_more(self):
+        at_most = {"at": NOW, "service_tier": "default"}
+        short, long = (max_cost(n, 0, "gpt-5.4", **at_most) for n in (272_000, 272_001))
+        assert short == 272_000 * Decimal("2.5") / 10**6
+        assert long == 272_001 * Decimal(5) / 10**6
+
+    def test_what_is_unknown_is_none_and_one_warning(self, warnings):
+        assert max_cost(1, 1, "no-such-model") is None
+        assert price(USAGE, "no-such-model") is None
+        assert len(warnings()) == 1
+        assert max_cost(1, 1, "gpt-4o", at=NOW, service_tier="ultrafast") is None
+        assert max_cost(1, 1, "text-embedding-3-small", at=NOW) is None
+        assert len(warnings()) == 3
+
+    def test_embeddings_have_input_only(self):
+        most = max_cost(10**6, 0, "text-embedding-3-small", at=NOW, operation="embeddings")
+        assert most == Decimal("0.02")
+
+    def test_own_prices_bound_it_too(self):
+        set_price("private", TestOwnPrice.FULL)
+        assert max_cost(100, 10, "private") == (100 * 40 + 10 * Decimal("80.5")) / 10**6
+        set_price(
+            "private", ModelPrice(input_usd_per_million=90, output_usd_per_million=0), service_tier="scale"
+        )
+        assert max_cost(100, 0, "private") == Decimal(9_000) / 10**6
+        assert max_cost(100, 0, "private", service_tier="default") == Decimal(4_000) / 10**6
+        assert max_cost(100, 0, "private", service_tier="priority") is None
 
 
 def test_genai_prices_is_imported_by_the_first_price_and_no_network_thread_with_it():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from langchain_openai.chat_models.base import _create_usage_metadata, _create_us
 from openai.types import CompletionUsage, CreateEmbeddingResponse
 from openai.types.responses import ResponseUsage
 
-from lc_service.accounting.usage import TokenUsage
+from lc_service.accounting.usage import USAGE_FIELDS, TokenUsage
 from lc_service.accounting.usage_report import UsageReport
 
 CHAT = {
@@ -43,13 +44,29 @@ METADATA = {
 }
 READ = TokenUsage(input_tokens=100, cached_input_tokens=30, output_tokens=50, reasoning_tokens=20)
 
-usages = st.builds(
-    TokenUsage,
-    input_tokens=st.integers(0, 10**9),
-    cached_input_tokens=st.integers(0, 10**9),
-    output_tokens=st.integers(0, 10**9),
-    reasoning_tokens=st.integers(0, 10**9),
+FULL_CHAT = {
+    "prompt_tokens": 100,
+    "completion_tokens": 50,
+    "prompt_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 40, "audio_tokens": 5},
+    "completion_tokens_details": {
+        "reasoning_tokens": 20,
+        "audio_tokens": 6,
+        "accepted_prediction_tokens": 7,
+        "rejected_prediction_tokens": 8,
+    },
+}
+FULL = TokenUsage(
+    input_tokens=100,
+    cached_input_tokens=30,
+    cache_write_tokens=40,
+    audio_input_tokens=5,
+    output_tokens=50,
+    reasoning_tokens=20,
+    audio_output_tokens=6,
+    accepted_prediction_tokens=7,
+    rejected_prediction_tokens=8,
 )
+usages = st.builds(TokenUsage, **{name: st.integers(0, 10**9) for name in USAGE_FIELDS})
 
 
 @pytest.mark.parametrize(
@@ -73,6 +90,28 @@ usages = st.builds(
 )
 def test_every_form_is_read(usage: object) -> None:
     assert TokenUsage.read(usage) == READ
+
+
+@pytest.mark.parametrize(
+    "usage", [FULL_CHAT, CompletionUsage.model_validate(FULL_CHAT | {"total_tokens": 150})]
+)
+def test_every_kind_of_token_is_told_apart(usage: object) -> None:
+    assert TokenUsage.read(usage) == FULL
+
+
+@pytest.mark.parametrize("tier", [None, "default", "flex", "priority"])
+def test_langchain_keeps_all_kinds_but_predictions(tier: str | None) -> None:
+    told = replace(FULL, accepted_prediction_tokens=0, rejected_prediction_tokens=0)
+    assert TokenUsage.read(_create_usage_metadata(FULL_CHAT, tier)) == told
+
+
+@pytest.mark.parametrize("tier", [None, "flex", "priority"])
+def test_responses_tell_what_was_written_to_the_cache(tier: str | None) -> None:
+    usage = RESPONSES | {"input_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 40}}
+    expected = replace(READ, cache_write_tokens=40)
+    assert TokenUsage.read(usage) == expected
+    assert TokenUsage.read(ResponseUsage.model_validate(usage)) == expected
+    assert TokenUsage.read(_create_usage_metadata_responses(usage, tier)) == expected
 
 
 def test_a_sum_over_service_tiers_keeps_every_tier() -> None:
@@ -138,8 +177,17 @@ def test_reading_undoes_writing(usage: TokenUsage) -> None:
     wire = {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached_input_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+            "audio_tokens": usage.audio_input_tokens,
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning_tokens,
+            "audio_tokens": usage.audio_output_tokens,
+            "accepted_prediction_tokens": usage.accepted_prediction_tokens,
+            "rejected_prediction_tokens": usage.rejected_prediction_tokens,
+        },
     }
     assert TokenUsage.read(wire) == usage
 
