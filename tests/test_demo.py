@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 from langchain_core.runnables import Runnable, RunnableLambda
 from rich.console import Console
 
+from lc_service.accounting.record import AttemptRecord, Certainty
 from lc_service.accounting.usage import TokenUsage
 from lc_service.accounting.usage_report import UsageReport
 from lc_service.demo import (
@@ -272,6 +274,6 @@ def test_words_for_errors_quote_nothing() -> None:
 
 def test_calls_of_unknown_usage_make_no_line():
     report = UsageReport()
-    report.record(TokenUsage(input_tokens=1), model="m")
-    report.record(None, model="unknown")
+    report.add(AttemptRecord(run_id=uuid4(), model="m", usage=TokenUsage(input_tokens=1)))
+    report.add(AttemptRecord(run_id=uuid4(), model="unknown", certainty=Certainty.UNKNOWN))
     assert by_line(report) == {("m", "chat"): TokenUsage(input_tokens=1)}

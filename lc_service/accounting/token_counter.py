@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage
@@ -22,6 +22,7 @@ from langchain_core.tracers.context import register_configure_hook
 from tenacity import RetryCallState
 
 from lc_service.accounting.failure import may_be_billed, paid_usage
+from lc_service.accounting.record import NO_TOKENS, AttemptRecord, AttemptStatus, Certainty
 from lc_service.accounting.usage import TokenUsage
 from lc_service.accounting.usage_report import UsageReport
 
@@ -68,7 +69,7 @@ class TokenCounter(BaseCallbackHandler):
             TypeError: It has none of these.
         """
         read = usage if isinstance(usage, TokenUsage) else TokenUsage.read(usage)
-        self.usage.record(read, model=_UNKNOWN_MODEL)
+        self.usage.add(AttemptRecord(run_id=uuid4(), model=_UNKNOWN_MODEL, usage=read))
 
     def get_stats(self) -> dict[str, int]:
         """Return `total_tokens`, `prompt_tokens` and `completion_tokens` so far."""
@@ -84,11 +85,16 @@ class TokenCounter(BaseCallbackHandler):
         if self._is_first(run_id):
             output = response.llm_output or {}
             message = _message(response)
-            self.usage.record(
-                answer_usage(output, message),
-                model=output.get("model_name") or _model_name(message),
-                operation=output.get("operation", "chat"),
-                service_tier=output.get("service_tier") or _metadata(message).get("service_tier"),
+            usage = answer_usage(output, message)
+            self.usage.add(
+                AttemptRecord(
+                    run_id=run_id,
+                    model=output.get("model_name") or _model_name(message),
+                    operation=output.get("operation", "chat"),
+                    certainty=Certainty.UNKNOWN if usage is None else Certainty.MEASURED,
+                    usage=usage or NO_TOKENS,
+                    service_tier=output.get("service_tier") or _metadata(message).get("service_tier"),
+                )
             )
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
@@ -110,7 +116,16 @@ class TokenCounter(BaseCallbackHandler):
             if error in self._counted_errors:
                 return
             self._counted_errors.add(error)
-        self.usage.record(usage, model=_model_name(getattr(error, "partial", None)), is_call=is_call)
+        self.usage.add(
+            AttemptRecord(
+                run_id=uuid4(),
+                attempt=1 if is_call else 2,
+                model=_model_name(getattr(error, "partial", None)),
+                status=AttemptStatus.FAILED,
+                certainty=Certainty.UNKNOWN if usage is None else Certainty.MEASURED,
+                usage=usage or NO_TOKENS,
+            )
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle what was counted; the copy counts on by itself, in another process."""

@@ -1,177 +1,277 @@
-"""Add calls up: how many, what they used, what they cost.
+"""Add attempts up: how many, what they used, what they cost, and split the sums by what they were for.
 
-Prices are worked out when they are asked for, each call's by itself and as of its own time, so that counting
-costs a call next to nothing. No I/O.
+Invariant: what nobody knows is counted as unknown, never as zero. Counting costs an attempt next to nothing:
+attempts are added up and priced, each by itself, when somebody asks. No I/O; rendering is in `report`.
 """
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from lc_service import clock
-from lc_service.accounting.pricing import price
+from lc_service.accounting.record import AttemptRecord, MetadataValue
 from lc_service.accounting.usage import TokenUsage
+from lc_service.accounting.usage_line import (
+    CACHED,
+    LineKey,
+    UsageLine,
+    key_of,
+    line_of,
+    round_down,
+    total_of,
+)
 
-GroupKey = Literal["model", "operation"]
-_Key = tuple[str, str]
-_NOTHING = TokenUsage()
+MAX_PENDING = 256
+"""So many attempts wait to be added up and priced at most."""
+MAX_LINES = 10_000
+"""From so many lines on a report becomes coarser, step by step."""
+GROUPS = "model, operation, status, day, tag, metadata:KEY"
+"""What `UsageReport.group_by` takes, in words."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    calls: int = 0
-    unknown: int = 0
-    usage: TokenUsage = _NOTHING
-    cost_usd: Decimal = Decimal()
-    unpriced: int = 0
-
-    def __add__(self, other: _Line) -> _Line:
-        return _Line(
-            self.calls + other.calls,
-            self.unknown + other.unknown,
-            self.usage + other.usage,
-            self.cost_usd + other.cost_usd,
-            self.unpriced + other.unpriced,
-        )
+_Lines = dict[LineKey, UsageLine]
 
 
-class _Unpriced(NamedTuple):
-    key: _Key
-    usage: TokenUsage
-    service_tier: str | None
-    at_seconds: float
+class _Sums(NamedTuple):
+    """What is added up so far. Replaced whole and never changed, so that a reader may keep it."""
+
+    lines: _Lines
+    total: UsageLine
+    steps: int = 0
 
 
 class UsageReport:
-    """What a set of calls used and cost; grows while they run. Thread-safe, can be pickled.
+    """What a set of attempts used and cost; grows while they run. Thread-safe, can be pickled.
 
-    A call that LangChain's cache answered is a call that used nothing. A call whose usage nobody told,
-    although it may have been billed, adds nothing to `total` and one to `unknown`: with `unknown > 0`,
-    `total` is a lower bound. A call that was refused (a 429, a wrong key) is not in the report.
+    An attempt of unknown usage, which may have been billed, adds nothing to `total` and one to `unknown`:
+    with `unknown > 0`, `total` is a lower bound. Attempts that were refused are in it with zero tokens, under
+    the status `"failed"`; calls that LangChain's cache answered are calls without an attempt.
+
+    Times are kept to the minute. Beyond 10,000 lines (combinations of model, operation, status, time, tags
+    and metadata) a report becomes coarser instead of larger: it keeps the hour, then the day, then forgets
+    metadata, then tags. Sums stay exact.
+
+    Args:
+        lines: Sums to begin with, such as a ledger's.
     """
 
-    def __init__(self, _lines: dict[_Key, _Line] | None = None) -> None:
-        self._lines = _lines or {}
-        self._unpriced: list[_Unpriced] = []
+    def __init__(self, lines: Mapping[LineKey, UsageLine] | None = None) -> None:
+        self._sums = _Sums(dict(lines or {}), total_of((lines or {}).values()))
+        self._pending: list[AttemptRecord | tuple[LineKey, UsageLine]] = []
         self._lock = threading.Lock()
+
+    def add(self, record: AttemptRecord) -> None:
+        """Add an attempt. Takes no lock that it has to wait for: it may be called from a finalizer."""
+        self._append(record)
+
+    def add_cached(
+        self,
+        *,
+        model: str,
+        operation: str = "chat",
+        tags: Iterable[str] = (),
+        metadata: Mapping[str, MetadataValue] | None = None,
+        at: datetime | None = None,
+    ) -> None:
+        """Add a call that LangChain's cache answered: a call without attempts, under the status `"cached"`.
+
+        Args:
+            model: The model that would have been asked.
+            operation: `"chat"` or `"embeddings"`.
+            tags: The run's tags.
+            metadata: The run's metadata.
+            at: When it was made; None means now.
+        """
+        minute = round_down(at or datetime.fromtimestamp(clock.wall(), UTC))
+        pairs = tuple(sorted((metadata or {}).items()))
+        self._append((LineKey(model, operation, CACHED, minute, tuple(tags), pairs), UsageLine(calls=1)))
 
     @property
     def total(self) -> TokenUsage:
-        """Everything together."""
+        """All tokens together, as far as they are known."""
         return self._sum().usage
 
     @property
     def calls(self) -> int:
-        """How many calls were answered or may have been billed; retries of a call do not count."""
+        """How many calls were made; the retries of a call do not count, answers from the cache do."""
         return self._sum().calls
 
     @property
+    def attempts(self) -> int:
+        """How many HTTP attempts were made."""
+        return self._sum().attempts
+
+    @property
+    def measured(self) -> int:
+        """How many attempts have the usage that the server told, or were refused, which costs nothing."""
+        line = self._sum()
+        return line.attempts - line.estimated - line.unknown
+
+    @property
+    def estimated(self) -> int:
+        """How many attempts have an estimated usage; it is in `total`."""
+        return self._sum().estimated
+
+    @property
     def unknown(self) -> int:
-        """How many calls, and attempts within calls, may have used tokens that nobody told."""
+        """How many attempts may have used tokens that nobody told; they are not in `total`."""
         return self._sum().unknown
 
     @property
     def cost_usd(self) -> Decimal | None:
         """What it cost in USD, or None where some of it has no known price or usage: see `unpriced_calls`.
 
-        List prices at the time of each call; `lc_service.accounting.pricing` takes prices of your own. The
-        first use takes about a quarter of a second.
+        List prices at the time of each attempt; `lc_service.accounting.pricing` takes prices of your own.
+        The first use takes about a quarter of a second.
         """
-        line = self._priced_sum()
+        line = self._priced().total
         return None if line.unpriced else line.cost_usd
 
     @property
-    def unpriced_calls(self) -> int:
-        """How many calls or attempts have no known price, or no known usage. `group_by` tells which."""
-        return self._priced_sum().unpriced
+    def known_cost_usd(self) -> Decimal:
+        """What is known of the cost: all of it, or a lower bound where `cost_usd` is None."""
+        return self._priced().total.cost_usd
 
-    def group_by(self, key: GroupKey) -> dict[str, UsageReport]:
+    @property
+    def unpriced_calls(self) -> int:
+        """How many attempts have no known price or no known usage. `group_by` tells which."""
+        return self._priced().total.unpriced
+
+    @property
+    def lines(self) -> Mapping[LineKey, UsageLine]:
+        """The sums behind it all as they are now, in the order in which they came up first; read-only."""
+        return MappingProxyType(self._priced().lines)
+
+    def group_by(self, key: str) -> dict[str, UsageReport]:
         """Split the report as it is now.
 
         Args:
-            key: `"model"`, the name that the server answered with, or `"operation"`, which is `"chat"` or
-                `"embeddings"`.
+            key: `"model"` that was asked for, `"operation"` (`"chat"`, `"embeddings"`), `"status"`
+                (an `AttemptStatus` or `"cached"`), `"day"` (in UTC, as 2026-11-30), `"tag"`, or
+                `"metadata:KEY"` for the values of one metadata key, as text.
 
         Returns:
-            A report for each model or operation, in the order in which they were first used.
+            A report for each, in the order of their first use. An attempt with several tags is in the group
+            of each of them, so that tags add up to more than the whole. What has no tag, or not that
+            metadata, is under `""`.
 
         Raises:
             ValueError: `key` is none of these.
         """
-        if key not in ("model", "operation"):
-            raise ValueError(f'group_by takes "model" or "operation", not {key!r}.')
-        groups: dict[str, dict[_Key, _Line]] = {}
-        for (model, operation), line in self._snapshot(is_priced=True).items():
-            groups.setdefault(model if key == "model" else operation, {})[model, operation] = line
+        names_of = _namer(key)
+        groups: dict[str, _Lines] = {}
+        for line_key, line in self._priced().lines.items():
+            for name in names_of(line_key):
+                groups.setdefault(name, {})[line_key] = line
         return {name: UsageReport(lines) for name, lines in groups.items()}
 
-    def record(
-        self,
-        usage: TokenUsage | None,
-        *,
-        model: str,
-        operation: str = "chat",
-        service_tier: str | None = None,
-        is_call: bool = True,
-    ) -> None:
-        """Add what one call used, at this moment.
+    def __add__(self, other: UsageReport) -> UsageReport:
+        """Return a new report over both, as they are now."""
+        return UsageReport(_merged([*self._priced().lines.items(), *other._priced().lines.items()]))
 
-        Args:
-            usage: Its tokens, or None where they are unknown.
-            model: The model that answered.
-            operation: `"chat"` or `"embeddings"`.
-            service_tier: The response's, which sets the price.
-            is_call: False for an attempt inside a call: its tokens count, the call is counted at its end.
-        """
-        key = (model, operation)
-        is_unknown = usage is None
-        line = _Line(int(is_call), int(is_unknown), usage or _NOTHING, unpriced=int(is_unknown))
+    def _append(self, entry: AttemptRecord | tuple[LineKey, UsageLine]) -> None:
+        self._pending.append(entry)
+        # Whoever holds the lock sees to what has come in the meantime, or the next one does. To wait could
+        # be for ever: a stream that is garbage collected ends in here, inside any other line of ours.
+        if len(self._pending) >= MAX_PENDING and self._lock.acquire(blocking=False):
+            try:
+                self._fold()
+            finally:
+                self._lock.release()
+
+    def _fold(self) -> None:
+        count = len(self._pending)
+        if not count:
+            return
+        steps = self._sums.steps
+        entries = [
+            entry if isinstance(entry, tuple) else (key_of(entry), line_of(entry))
+            for entry in self._pending[:count]
+        ]
+        new = _merged((_coarser(key, steps), line) for key, line in entries)
+        lines = self._sums.lines | {
+            key: line if (known := self._sums.lines.get(key)) is None else known + line
+            for key, line in new.items()
+        }
+        while len(lines) > MAX_LINES and steps < _STEPS:
+            steps += 1
+            lines = _merged((_coarser(key, steps), line) for key, line in lines.items())
+        self._sums = _Sums(lines, total_of((self._sums.total, *new.values())), steps)
+        del self._pending[:count]
+
+    def _priced(self) -> _Sums:
         with self._lock:
-            self._lines[key] = self._lines.get(key, _Line()) + line
-            if usage is not None and usage.total_tokens:
-                self._unpriced.append(_Unpriced(key, usage, service_tier, clock.wall()))
-                if len(self._unpriced) >= _MAX_UNPRICED:
-                    self._price_all()
+            self._fold()
+            return self._sums
 
-    def _price_all(self) -> None:
-        for key, usage, service_tier, at_seconds in self._unpriced:
-            model, operation = key
-            at = datetime.fromtimestamp(at_seconds, UTC)
-            cost_usd = price(usage, model, at=at, operation=operation, service_tier=service_tier)
-            line = _Line(unpriced=1) if cost_usd is None else _Line(cost_usd=cost_usd)
-            self._lines[key] = self._lines[key] + line
-        self._unpriced.clear()
-
-    def _snapshot(self, *, is_priced: bool = False) -> dict[_Key, _Line]:
+    def _sum(self) -> UsageLine:
+        """Sum up without prices: the first price of a process takes a while."""
         with self._lock:
-            if is_priced:
-                self._price_all()
-            return dict(self._lines)
-
-    def _sum(self) -> _Line:
-        return sum(self._snapshot().values(), _Line())
-
-    def _priced_sum(self) -> _Line:
-        return sum(self._snapshot(is_priced=True).values(), _Line())
+            pending, total = self._pending[:], self._sums.total
+        return total_of([total, *map(_unpriced_line, pending)])
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle what was counted; the copy counts on by itself."""
-        return {"_lines": self._snapshot(is_priced=True)}
+        return {"sums": tuple(self._priced())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["_lines"])  # type: ignore[misc]
+        self.__init__()  # type: ignore[misc]
+        self._sums = _Sums(*state["sums"])
 
     def __repr__(self) -> str:
         line = self._sum()
-        unknown = f", unknown={line.unknown}" if line.unknown else ""
+        doubts = {"estimated": line.estimated, "unknown": line.unknown}
         return (
-            f"UsageReport(calls={line.calls}, input_tokens={line.usage.input_tokens}, "
-            f"output_tokens={line.usage.output_tokens}, total_tokens={line.usage.total_tokens}{unknown})"
+            f"UsageReport(calls={line.calls}, attempts={line.attempts}, "
+            f"input_tokens={line.usage.input_tokens}, output_tokens={line.usage.output_tokens}, "
+            f"total_tokens={line.usage.total_tokens}"
+            + "".join(f", {name}={count}" for name, count in doubts.items() if count)
+            + ")"
         )
 
 
-_MAX_UNPRICED = 256  # so many calls wait for their price at most: memory stays bounded
+_STEPS = 4
+
+
+def _coarser(key: LineKey, steps: int) -> LineKey:
+    """Return the key with as much forgotten as `steps` say, which is a documented order."""
+    if not steps:
+        return key
+    return key._replace(
+        at=round_down(key.at, "hour" if steps == 1 else "day"),
+        metadata=key.metadata if steps < 3 else (),
+        tags=key.tags if steps < _STEPS else (),
+    )
+
+
+def _unpriced_line(entry: AttemptRecord | tuple[LineKey, UsageLine]) -> UsageLine:
+    return entry[1] if isinstance(entry, tuple) else line_of(entry, is_priced=False)
+
+
+def _merged(lines: Iterable[tuple[LineKey, UsageLine]]) -> _Lines:
+    together: dict[LineKey, list[UsageLine]] = {}
+    for key, line in lines:
+        together.setdefault(key, []).append(line)
+    return {key: total_of(alike) for key, alike in together.items()}
+
+
+_NAMERS: dict[str, Callable[[LineKey], Iterable[str]]] = {
+    "model": lambda key: (key.model,),
+    "operation": lambda key: (key.operation,),
+    "status": lambda key: (key.status,),
+    "day": lambda key: (key.at.date().isoformat(),),
+    "tag": lambda key: dict.fromkeys(key.tags) or ("",),
+}
+
+
+def _namer(group: str) -> Callable[[LineKey], Iterable[str]]:
+    kind, _, name = str(group).partition(":")
+    if kind == "metadata" and name:
+        return lambda key: [str(value) for key_name, value in key.metadata if key_name == name] or [""]
+    if group not in _NAMERS:
+        raise ValueError(f"group_by takes one of {GROUPS}; not {group!r}.")
+    return _NAMERS[group]

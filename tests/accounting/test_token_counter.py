@@ -32,6 +32,7 @@ from lc_service import (
     track_usage,
     with_retry,
 )
+from lc_service.accounting.record import AttemptRecord
 
 USAGE = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}
 
@@ -508,7 +509,7 @@ def test_ten_thousand_trackers_leave_no_hook_and_no_memory() -> None:
     try:
         for _ in range(10_000):
             with track_usage() as usage:
-                usage.record(None, model="m")
+                usage.add(AttemptRecord(run_id=UUID(int=0), model="m"))
         gc.collect()
         grown_bytes, _ = tracemalloc.get_traced_memory()
     finally:

@@ -1,10 +1,7 @@
-"""TokenUsage reads every form of usage there is; reports add up whoever writes to them."""
+"""TokenUsage reads every form of usage there is."""
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +16,6 @@ from openai.types import CompletionUsage, CreateEmbeddingResponse
 from openai.types.responses import ResponseUsage
 
 from lc_service.accounting.usage import USAGE_FIELDS, TokenUsage
-from lc_service.accounting.usage_report import UsageReport
 
 CHAT = {
     "prompt_tokens": 100,
@@ -207,95 +203,3 @@ def test_usage_is_a_value() -> None:
     assert hash(usage) == hash(TokenUsage(input_tokens=1))
     with pytest.raises(AttributeError):
         usage.input_tokens = 2  # type: ignore[misc]
-
-
-ONE = TokenUsage(input_tokens=10, cached_input_tokens=4, output_tokens=5, reasoning_tokens=2)
-
-
-def test_an_empty_report_says_so() -> None:
-    report = UsageReport()
-    assert report.total == TokenUsage()
-    assert (report.calls, report.unknown) == (0, 0)
-    assert report.group_by("model") == report.group_by("operation") == {}
-    assert repr(report) == "UsageReport(calls=0, input_tokens=0, output_tokens=0, total_tokens=0)"
-
-
-def test_a_report_splits_by_model_and_by_operation() -> None:
-    report = UsageReport()
-    report.record(ONE, model="b")
-    report.record(ONE, model="a")
-    report.record(ONE, model="b")
-    report.record(TokenUsage(input_tokens=7), model="e", operation="embeddings")
-    models, operations = report.group_by("model"), report.group_by("operation")
-    assert list(models) == ["b", "a", "e"]  # in the order of first use
-    assert models["b"].total == ONE + ONE
-    assert (models["b"].calls, models["a"].calls) == (2, 1)
-    assert list(operations) == ["chat", "embeddings"]
-    assert operations["chat"].total == ONE + ONE + ONE
-    assert operations["embeddings"].group_by("model")["e"].total == TokenUsage(input_tokens=7)
-
-
-def test_a_group_stays_as_it_was_and_writes_nothing_back() -> None:
-    report = UsageReport()
-    report.record(ONE, model="a")
-    group = report.group_by("model")["a"]
-    report.record(ONE, model="a")
-    assert group.total == ONE
-    group.record(ONE, model="a")
-    assert report.total == ONE + ONE
-
-
-def test_only_model_and_operation_can_be_grouped_by() -> None:
-    with pytest.raises(ValueError, match=r'"model" or "operation", not \'tag\''):
-        UsageReport().group_by("tag")  # type: ignore[arg-type]
-
-
-def test_an_unknown_usage_is_a_call_that_adds_no_tokens() -> None:
-    report = UsageReport()
-    report.record(ONE, model="a")
-    report.record(None, model="a")
-    report.record(None, model="b")
-    assert report.total == ONE
-    assert (report.calls, report.unknown) == (3, 2)
-    assert report.group_by("model")["b"].unknown == 1
-    assert repr(report) == (
-        "UsageReport(calls=3, input_tokens=10, output_tokens=5, total_tokens=15, unknown=2)"
-    )
-
-
-def test_an_attempt_within_a_call_adds_its_tokens_only() -> None:
-    report = UsageReport()
-    report.record(ONE, model="a", is_call=False)
-    report.record(ONE, model="a")
-    assert (report.total, report.calls) == (ONE + ONE, 1)
-
-
-@pytest.fixture
-def _impatient_threads() -> Iterator[None]:
-    """Switch threads a thousand times as often, so that a missing lock shows."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(5e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
-@pytest.mark.usefixtures("_impatient_threads")
-def test_threads_lose_no_record() -> None:
-    report = UsageReport()
-    start = threading.Barrier(8)
-
-    def write(number: int) -> None:
-        start.wait()
-        for i in range(1_000):
-            report.record(ONE, model=f"m{(number + i) % 3}")
-            if i % 100 == 0:
-                _ = report.total, report.group_by("model"), repr(report)
-
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert report.calls == 8_000
-    assert report.total.input_tokens == 80_000
-    assert sum(part.calls for part in report.group_by("model").values()) == 8_000
