@@ -10,14 +10,18 @@ import logging
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from functools import cached_property
-from typing import Any, TypedDict
+from os import PathLike
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from langchain_core.messages import AIMessage, BaseMessage, MessageLikeRepresentation, convert_to_messages
+from langchain_core.outputs import ChatGeneration
 from pydantic import SecretStr
 
 from lc_service import clock
-from lc_service.accounting.token_counter import TokenCounter, answer_usage
+from lc_service.accounting.reported import read_result
+from lc_service.accounting.token_counter import TokenCounter
 from lc_service.accounting.usage import TokenUsage
 from lc_service.accounting.usage_report import UsageReport
 from lc_service.models.chat import ReliableChatOpenAI
@@ -25,6 +29,10 @@ from lc_service.models.embeddings import ReliableOpenAIEmbeddings
 from lc_service.retry.errors import classify
 from lc_service.retry.policy import RetryWithExponentialBackoff
 from lc_service.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from lc_service.accounting.budget import Budget
+    from lc_service.accounting.ledger import UsageLedger
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +64,13 @@ class OpenAIService:
         temperature: Sampling temperature from 0 to 2 of everything this service does; the model's own where
             nothing says otherwise (`chat_completion`: 0.7).
         embedding_model: The embedding model; `LC_SERVICE_EMBEDDING_MODEL` where None.
+        budget: A `Budget`, or several, that every call must fit into; `LC_SERVICE_BUDGET_USD` where None.
+        ledger: A `UsageLedger`, or its file or URL, that keeps a row for every attempt; `LC_SERVICE_LEDGER`
+            where None.
 
     Raises:
         ConfigurationError: The key is missing, or a setting is wrong. Nothing has been sent.
+        LedgerError: The ledger cannot be opened.
 
     Example:
         >>> service = OpenAIService(api_key="sk-...")  # or OPENAI_API_KEY in the environment
@@ -76,6 +88,8 @@ class OpenAIService:
         timeout_seconds: float | None = None,
         temperature: float | None = None,
         embedding_model: str | None = None,
+        budget: Budget | Sequence[Budget] | None = None,
+        ledger: UsageLedger | str | PathLike[str] | None = None,
     ) -> None:
         self._settings = ServiceSettings.load(
             api_key=api_key,
@@ -88,6 +102,8 @@ class OpenAIService:
         self._settings.require_key()
         self._retry = retry or self._settings.retry_policy()
         self._counter = TokenCounter()
+        self.ledger = _open_ledger(self._settings.ledger if ledger is None else ledger)
+        self.budget = _set_budget(self._settings.budget_usd) if budget is None else budget
         self.chat_model = ReliableChatOpenAI(model=self._settings.model, **self._common())
         if self._settings.temperature is not None and self._takes_temperature:
             # Not an argument: ChatOpenAI's constructor drops it for every gpt-5, also those that take it.
@@ -100,6 +116,8 @@ class OpenAIService:
             "base_url": settings.sdk_base_url,
             "retry": self._retry,
             "callbacks": [self._counter],
+            "budget": self.budget,
+            "ledger": self.ledger,
         }
         if settings.timeout_seconds is not None:
             common["timeout"] = settings.timeout_seconds
@@ -224,6 +242,22 @@ class OpenAIService:
         return f"OpenAIService(model={self._settings.model!r}, usage={self.usage!r})"
 
 
+def _open_ledger(ledger: UsageLedger | str | PathLike[str] | None) -> UsageLedger | None:
+    if not isinstance(ledger, (str, PathLike)):
+        return ledger
+    from lc_service.accounting.ledger import UsageLedger  # noqa: PLC0415  brings SQLAlchemy
+
+    return UsageLedger(ledger)
+
+
+def _set_budget(usd: Decimal | None) -> Budget | None:
+    if usd is None:
+        return None
+    from lc_service.accounting.budget import Budget  # noqa: PLC0415  for those who set one
+
+    return Budget(usd=usd)
+
+
 _DEFAULT_TEMPERATURE = 0.7
 _REASONING_MODEL = re.compile(r"(ft:)?(o\d|gpt-[5-9])")
 
@@ -255,7 +289,7 @@ def _text_list(texts: Sequence[str]) -> list[str]:
 
 
 def _completion(message: AIMessage) -> ChatCompletion:
-    usage = answer_usage({}, message) or TokenUsage()
+    usage = read_result(None, [ChatGeneration(message=message)]).usage or TokenUsage()
     return ChatCompletion(
         # a plain string, LangChain's is a subclass; a refusal is what the model said instead
         content=str(message.text or message.additional_kwargs.get("refusal") or ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -62,6 +63,10 @@ class ServiceSettings(BaseSettings):
     deadline_seconds: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="No retry begins later in a call."
     )
+    budget_usd: Decimal | None = Field(
+        None, ge=0, allow_inf_nan=False, description="What all calls together may cost, in USD."
+    )
+    ledger: str | None = Field(None, description="File or URL of the ledger that keeps every attempt.")
 
     @field_validator("api_key")
     @classmethod

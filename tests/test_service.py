@@ -611,7 +611,7 @@ def test_a_killed_server_is_a_connection_error_after_the_retries(is_async: bool,
     assert fake_clock.waits == [1, 2, 4]
     assert classify(errors[0]).kind is ErrorKind.CONNECTION
     assert "4 attempts" in errors[0].__notes__[0]
-    assert service.usage.calls == 1
+    assert service.usage.calls == 2
 
 
 @pytest.mark.parametrize(

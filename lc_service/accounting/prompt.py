@@ -92,7 +92,17 @@ def max_prompt_tokens(
         return None
     written = json.dumps([list(messages), list(schemas)], ensure_ascii=False, default=str)
     # Servers' templates put up to about a dozen tokens around a message.
-    return len(written.encode("utf-8", "surrogatepass")) + 4 * prompt.fixed_tokens
+    return _byte_count(written) + 4 * prompt.fixed_tokens
+
+
+def max_text_tokens(texts: Sequence[str | Sequence[int]]) -> int:
+    """Return a bound that texts to embed cannot exceed."""
+    # tokenizers of embedding models add up to two tokens to each text
+    return sum(_byte_count(text) if isinstance(text, str) else len(text) for text in texts) + 2 * len(texts)
+
+
+def _byte_count(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 class _Prompt:

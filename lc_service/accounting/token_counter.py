@@ -1,7 +1,7 @@
-"""Count what calls use, from LangChain's callbacks: `TokenCounter` where attached, `track_usage` in a block.
+"""Count what calls use: `TokenCounter` where attached, `track_usage` in a block.
 
-One run is counted once, however many ways lead to a counter. Counts what the server reports, of any chat
-model; prices nothing.
+Models of this package show it each attempt's record; of any other chat model it reads what LangChain's
+callbacks tell. One run is counted once, however many ways lead to a counter. Prices nothing.
 """
 
 from __future__ import annotations
@@ -9,34 +9,44 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage
-from langchain_core.outputs import ChatGeneration, LLMResult
+from langchain_core.outputs import LLMResult
 from langchain_core.tracers.context import register_configure_hook
-from tenacity import RetryCallState
 
+from lc_service.accounting.attribution import own_metadata, own_tags
 from lc_service.accounting.failure import may_be_billed, paid_usage
-from lc_service.accounting.record import NO_TOKENS, AttemptRecord, AttemptStatus, Certainty
+from lc_service.accounting.record import AttemptRecord, AttemptStatus, Certainty, MetadataValue
+from lc_service.accounting.reported import model_name, read_result
 from lc_service.accounting.usage import TokenUsage
 from lc_service.accounting.usage_report import UsageReport
 
 _UNKNOWN_MODEL = "unknown"
 
 
+@dataclass(slots=True)
+class _Run:
+    """A run that has begun: whose it is, and whether its attempts were shown."""
+
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    is_shown: bool = False
+
+
 class TokenCounter(BaseCallbackHandler):
     """Count the tokens of every model call that this handler is told of.
 
     Attach it to a call (`config={"callbacks": [counter]}`), a chain (`with_config`), a model (`callbacks=`).
-    Counts plain, streamed and batched calls, tools, structured output, several choices (`n`), the Responses
-    API and `ReliableOpenAIEmbeddings`; an answer from LangChain's cache counts zero tokens; a paid attempt
-    whose answer was cut off and retried counts too, and where its usage was not told it counts as unknown.
-    Of a stream's attempts LangChain tells of the last alone. Thread-safe, and safe in any event loops.
+    Of `ReliableChatOpenAI` and `ReliableOpenAIEmbeddings` it counts every attempt, also those that were cut
+    off, cancelled, abandoned or retried. Of any other chat model it counts calls: plain, streamed and
+    batched, tools, structured output, several choices (`n`). An answer from LangChain's cache counts as a
+    call without tokens. Thread-safe, and safe in any event loops.
 
     Example:
         >>> counter = TokenCounter()
@@ -46,11 +56,11 @@ class TokenCounter(BaseCallbackHandler):
     """
 
     run_inline = True  # in async runs a handler is otherwise sent through a thread: 100 µs a call
-    # Starts and steps tell nothing about usage. Without this LangChain writes each prompt out as one text.
-    ignore_chat_model = ignore_chain = ignore_agent = ignore_retriever = ignore_custom_event = True
+    ignore_chain = ignore_agent = ignore_retriever = ignore_custom_event = True
 
     def __init__(self) -> None:
         self.usage = UsageReport()
+        self._runs: dict[UUID, _Run] = {}
         # The same handler, or an inner tracker and its outer one, can be told twice of one run's end, one
         # right after the other: the last few ends are enough to know.
         self._ended: dict[UUID, None] = {}
@@ -80,52 +90,92 @@ class TokenCounter(BaseCallbackHandler):
             "completion_tokens": total.output_tokens,
         }
 
+    def on_call(self, run_id: UUID) -> None:
+        """Take note that a model of this package is going to show each attempt of this run."""
+        with self._lock:
+            self._open(run_id).is_shown = True
+
+    def on_attempt(self, record: AttemptRecord) -> None:
+        """Count an attempt; a model of this package shows it here, and its run's end is then no news."""
+        self.usage.add(record)
+
+    def on_chat_model_start(self, *_: Any, run_id: UUID, **kwargs: Any) -> None:
+        """Note whose run it is."""
+        self._begin(run_id, kwargs)
+
+    def on_llm_start(self, *_: Any, run_id: UUID, **kwargs: Any) -> None:
+        """Note whose run it is."""
+        self._begin(run_id, kwargs)
+
+    def _begin(self, run_id: UUID, about: Mapping[str, Any]) -> None:
+        with self._lock:
+            run = self._open(run_id)
+            run.tags, run.metadata = own_tags(about.get("tags")), own_metadata(about.get("metadata"))
+
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
-        """Count an answer."""
-        if self._is_first(run_id):
-            output = response.llm_output or {}
-            message = _message(response)
-            usage = answer_usage(output, message)
-            self.usage.add(
-                AttemptRecord(
-                    run_id=run_id,
-                    model=output.get("model_name") or _model_name(message),
-                    operation=output.get("operation", "chat"),
-                    certainty=Certainty.UNKNOWN if usage is None else Certainty.MEASURED,
-                    usage=usage or NO_TOKENS,
-                    service_tier=output.get("service_tier") or _metadata(message).get("service_tier"),
-                )
+        """Count an answer of a model that shows no records, or of LangChain's cache."""
+        run = self._close(run_id)
+        if run is None or run.is_shown:
+            return
+        told = read_result(response.llm_output, [each for some in response.generations for each in some])
+        model = told.model or _UNKNOWN_MODEL
+        if told.is_cached:
+            self.usage.add_cached(model=model, tags=run.tags, metadata=run.metadata)
+            return
+        self.usage.add(
+            AttemptRecord(
+                run_id=run_id,
+                model=model,
+                response_model=told.model,
+                certainty=Certainty.UNKNOWN if told.usage is None else Certainty.MEASURED,
+                usage=told.usage or TokenUsage(),
+                service_tier=told.service_tier,
+                tags=run.tags,
+                metadata=run.metadata,
             )
+        )
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        """Count a call that failed although it was, or may have been, paid for."""
-        self._count_failure(error, is_call=self._is_first(run_id))
-
-    def on_retry(self, retry_state: RetryCallState, **_: Any) -> None:
-        """Count an attempt that failed although it was, or may have been, paid for."""
-        if retry_state.outcome is not None:
-            self._count_failure(retry_state.outcome.exception(), is_call=False)
-
-    def _count_failure(self, error: BaseException | None, *, is_call: bool) -> None:
-        if error is None:
-            return
+        """Count a call, of a model that shows no records, that failed and was, or may have been, paid for."""
+        run = self._close(run_id)
         usage = paid_usage(error)
-        if usage is None and not may_be_billed(error):
+        if run is None or run.is_shown or (usage is None and not may_be_billed(error)):
             return
         with self._lock, contextlib.suppress(TypeError):  # a built-in exception takes no weak reference
             if error in self._counted_errors:
                 return
             self._counted_errors.add(error)
+        partial = getattr(error, "partial", None)
         self.usage.add(
             AttemptRecord(
-                run_id=uuid4(),
-                attempt=1 if is_call else 2,
-                model=_model_name(getattr(error, "partial", None)),
-                status=AttemptStatus.FAILED,
+                run_id=run_id,
+                model=model_name(getattr(partial, "response_metadata", {})) or _UNKNOWN_MODEL,
+                status=AttemptStatus.FAILED if isinstance(error, Exception) else AttemptStatus.CANCELLED,
                 certainty=Certainty.UNKNOWN if usage is None else Certainty.MEASURED,
-                usage=usage or NO_TOKENS,
+                usage=usage or TokenUsage(),
+                tags=run.tags,
+                metadata=run.metadata,
             )
         )
+
+    def _open(self, run_id: UUID) -> _Run:
+        run = self._runs.get(run_id)
+        if run is None:
+            run = self._runs[run_id] = _Run()
+            # LangChain tells no end of a cancelled run
+            if len(self._runs) > _MAX_RUNS:
+                del self._runs[next(iter(self._runs))]
+        return run
+
+    def _close(self, run_id: UUID) -> _Run | None:
+        """Return a run that ends, or None where it has ended before."""
+        with self._lock:
+            if run_id in self._ended:
+                return None
+            self._ended[run_id] = None
+            if len(self._ended) > _REMEMBERED_RUNS:
+                del self._ended[next(iter(self._ended))]
+            return self._runs.pop(run_id, None) or _Run()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle what was counted; the copy counts on by itself, in another process."""
@@ -135,76 +185,51 @@ class TokenCounter(BaseCallbackHandler):
         self.__init__()  # type: ignore[misc]
         self.usage = state["usage"]
 
-    def _is_first(self, run_id: UUID) -> bool:
-        with self._lock:
-            if run_id in self._ended:
-                return False
-            self._ended[run_id] = None
-            if len(self._ended) > _REMEMBERED_RUNS:
-                del self._ended[next(iter(self._ended))]
-            return True
 
-
+_MAX_RUNS = 65_536
 _REMEMBERED_RUNS = 256
 
 
-def _message(response: LLMResult) -> AIMessage | None:
-    for generations in response.generations:
-        for generation in generations:
-            if isinstance(generation, ChatGeneration) and isinstance(generation.message, AIMessage):
-                return generation.message
-    return None
-
-
-def answer_usage(output: dict[str, Any], message: AIMessage | None) -> TokenUsage | None:
-    """Return the usage of an answer, or None where nobody told it.
-
-    `llm_output` comes first: with several choices each message repeats the whole call's usage.
-    """
-    metadata = message.usage_metadata if message is not None else None
-    if not output and metadata is not None and "total_cost" in metadata:
-        return TokenUsage()  # from LangChain's cache, which marks a hit by zeroing its cost
-    try:
-        return TokenUsage.read(output.get("token_usage") or metadata)
-    except TypeError:
-        return None
-
-
-def _metadata(message: AIMessage | None) -> dict[str, Any]:
-    return message.response_metadata if message is not None else {}
-
-
-def _model_name(message: AIMessage | None) -> str:
-    metadata = _metadata(message)
-    return str(metadata.get("model_name") or metadata.get("model") or _UNKNOWN_MODEL)
-
-
 class _Tracker(TokenCounter):
-    """A counter that passes on what it is told to the tracker around it."""
+    """A counter that passes on LangChain's callbacks to the tracker around it."""
 
     def __init__(self, outer: _Tracker | None) -> None:
         super().__init__()
         self.outer = outer
 
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
-        super().on_llm_end(response, run_id=run_id)
+    def _begin(self, run_id: UUID, about: Mapping[str, Any]) -> None:
+        super()._begin(run_id, about)
         if self.outer is not None:
-            self.outer.on_llm_end(response, run_id=run_id)
+            self.outer._begin(run_id, about)
 
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        super().on_llm_error(error, run_id=run_id)
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        super().on_llm_end(response, run_id=run_id, **kwargs)
         if self.outer is not None:
-            self.outer.on_llm_error(error, run_id=run_id)
+            self.outer.on_llm_end(response, run_id=run_id, **kwargs)
 
-    def on_retry(self, retry_state: RetryCallState, **_: Any) -> None:
-        super().on_retry(retry_state)
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        super().on_llm_error(error, run_id=run_id, **kwargs)
         if self.outer is not None:
-            self.outer.on_retry(retry_state)
+            self.outer.on_llm_error(error, run_id=run_id, **kwargs)
 
 
 _tracker: ContextVar[_Tracker | None] = ContextVar("lc_service_tracker", default=None)
 # Once, at import: LangChain keeps every hook for ever.
 register_configure_hook(_tracker, inheritable=True)
+
+
+def counters_among(handlers: Iterable[object]) -> tuple[TokenCounter, ...]:
+    """Return the counters that a run's attempts are shown to, each once.
+
+    They are those among its handlers, the tracker of this context, and the trackers around each.
+    """
+    found: dict[int, TokenCounter] = {}
+    for handler in (*handlers, _tracker.get()):
+        counter = handler
+        while isinstance(counter, TokenCounter):
+            found[id(counter)] = counter
+            counter = getattr(counter, "outer", None)
+    return tuple(found.values())
 
 
 @contextmanager

@@ -1,27 +1,32 @@
 """`ReliableChatOpenAI`: LangChain's ChatOpenAI with the retry inside.
 
 Everything ChatOpenAI does stays: tools, structured output, streaming, batches, agents. One policy takes the
-place of the SDK's retries and of `RunnableRetry`. Does not limit the rate and does not count.
+place of the SDK's retries and of `RunnableRetry`. Does not limit the rate.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
-from langchain_core.messages import BaseMessage, convert_to_openai_messages
+from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai import ChatOpenAI
 from pydantic import ConfigDict, Field, InstanceOf, model_validator
 
 from lc_service.accounting.prompt import count_messages
+from lc_service.accounting.reported import read_result
 from lc_service.accounting.tokenizer import TokenEstimator, estimator_for
+from lc_service.models.answer import mark_malformed, require_end
+from lc_service.models.chat_request import chat_request, wire_messages
 from lc_service.models.client import (
     async_client_options,
     client_options,
@@ -29,9 +34,18 @@ from lc_service.models.client import (
     read_max_retries,
     require_sendable_key,
 )
-from lc_service.models.answer import known, mark_malformed, require_end
+from lc_service.models.pipeline import AnyRunManager, Call
+from lc_service.models.request import accounts
+from lc_service.models.run import (
+    afirst_in_run,
+    aon_wait,
+    first_in_run,
+    handed_over,
+    handed_over_run,
+    on_wait,
+    stream_run,
+)
 from lc_service.models.whole_stream import awhole_stream, has_content, whole_stream
-from lc_service.retry.event import RetryEvent, retry_call_state
 from lc_service.retry.policy import RetryOn, RetryWithExponentialBackoff, aretry_call, retry_call
 from lc_service.retry.stream import aretry_stream, retry_stream
 
@@ -55,8 +69,11 @@ class ReliableChatOpenAI(ChatOpenAI):
 
     Args:
         retry: When and how often to try again.
+        budget: A `Budget`, or several, that every attempt must fit into before it is sent.
+        ledger: A `UsageLedger` that keeps a row for every attempt.
 
     Raises:
+        BudgetExceeded: The call does not fit into `budget`. Nothing has been sent.
         TruncatedResponseError: The end of an answer never came; what came is in `.partial`.
         MalformedResponseError: A 200 that is no API answer.
         openai.OpenAIError: Everything else, as ChatOpenAI raises it.
@@ -70,6 +87,8 @@ class ReliableChatOpenAI(ChatOpenAI):
     retry: InstanceOf[RetryWithExponentialBackoff] = Field(
         default_factory=RetryWithExponentialBackoff, exclude=True
     )
+    budget: Any = Field(default=None, exclude=True)
+    ledger: Any = Field(default=None, exclude=True)
     stream_usage: bool | None = True
 
     # What pydantic would show of a refused input may be the key.
@@ -190,9 +209,8 @@ class ReliableChatOpenAI(ChatOpenAI):
         Pictures count a flat figure (docs/token-estimates.md): nothing is fetched to measure them.
         """
         del allow_fetching_images
-        wire = convert_to_openai_messages(messages)
         schemas = [convert_to_openai_tool(tool) for tool in tools or ()]
-        return count_messages(self._estimator(), wire if isinstance(wire, list) else [wire], schemas)
+        return count_messages(self._estimator(), wire_messages(messages), schemas)
 
     def _estimator(self) -> TokenEstimator:
         return estimator_for(self.tiktoken_model_name or self.model_name)
@@ -212,31 +230,52 @@ class ReliableChatOpenAI(ChatOpenAI):
                 generation.generation_info = {**(generation.generation_info or {}), **_choice_info(choice)}
         return result
 
-    def _choices(self, options: Mapping[str, Any]) -> int:
-        return int(options.get("n") or self.n or 1)
-
     def _is_background(self, options: Mapping[str, Any]) -> bool:
         return bool(options.get("background") or self.model_kwargs.get("background"))
 
-    def _on_wait(self, run_manager: CallbackManagerForLLMRun | None) -> Callable[[RetryEvent], None]:
-        def on_wait(event: RetryEvent) -> None:
-            if run_manager is not None:
-                run_manager.on_retry(retry_call_state(event))
-            if self.rate_limiter is not None:  # LangChain asks it once a call: the next attempt is one more
-                self.rate_limiter.acquire(blocking=True)
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """Stream an answer; as ChatOpenAI does, and each attempt is counted."""
+        config, manager = stream_run(self, config, CallbackManagerForLLMRun)
+        return first_in_run(super().stream(input, config, stop=stop, **kwargs), manager)
 
-        return on_wait
+    def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """Stream an answer; as `stream`."""
+        config, manager = stream_run(self, config, AsyncCallbackManagerForLLMRun)
+        return afirst_in_run(super().astream(input, config, stop=stop, **kwargs), manager)
 
-    def _aon_wait(
-        self, run_manager: AsyncCallbackManagerForLLMRun | None
-    ) -> Callable[[RetryEvent], Awaitable[None]]:
-        async def on_wait(event: RetryEvent) -> None:
-            if run_manager is not None:
-                await run_manager.on_retry(retry_call_state(event))
-            if self.rate_limiter is not None:
-                await self.rate_limiter.aacquire(blocking=True)
+    def _generate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with handed_over(run_manager):
+            return super()._generate_with_cache(messages, stop, run_manager, **kwargs)
 
-        return on_wait
+    async def _agenerate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with handed_over(run_manager):
+            return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
 
     def _generate(
         self,
@@ -246,15 +285,15 @@ class ReliableChatOpenAI(ChatOpenAI):
         **kwargs: Any,
     ) -> ChatResult:
         generate = super()._generate
+        call = self._call(messages, kwargs, run_manager)
 
         def attempt() -> ChatResult:
-            try:
+            with call.attempt() as attempt, attempt.sending():
                 result = generate(messages, stop, run_manager, **kwargs)
+                attempt.reported = read_result(result.llm_output, result.generations)
                 return require_end(result, is_background=self._is_background(kwargs))
-            except Exception as error:  # noqa: BLE001  raised again, with its own cause
-                raise known(error)  # noqa: B904
 
-        return retry_call(self.retry, attempt, self._on_wait(run_manager))
+        return retry_call(self.retry, attempt, on_wait(run_manager, self.rate_limiter))
 
     async def _agenerate(
         self,
@@ -264,15 +303,16 @@ class ReliableChatOpenAI(ChatOpenAI):
         **kwargs: Any,
     ) -> ChatResult:
         generate = super()._agenerate
+        call = self._call(messages, kwargs, run_manager)
 
         async def attempt() -> ChatResult:
-            try:
-                result = await generate(messages, stop, run_manager, **kwargs)
+            async with call.attempt() as attempt:
+                with attempt.sending():
+                    result = await generate(messages, stop, run_manager, **kwargs)
+                attempt.reported = read_result(result.llm_output, result.generations)
                 return require_end(result, is_background=self._is_background(kwargs))
-            except Exception as error:  # noqa: BLE001  raised again, with its own cause
-                raise known(error)  # noqa: B904
 
-        return await aretry_call(self.retry, attempt, self._aon_wait(run_manager))
+        return await aretry_call(self.retry, attempt, aon_wait(run_manager, self.rate_limiter))
 
     def _stream(
         self,
@@ -282,13 +322,17 @@ class ReliableChatOpenAI(ChatOpenAI):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         stream = super()._stream
+        run = run_manager or handed_over_run()
+        call = self._call(messages, kwargs, run, is_stream=True)
 
         def attempt() -> Iterator[ChatGenerationChunk]:
             return whole_stream(
-                lambda: stream(messages, stop, run_manager, **kwargs), choices=self._choices(kwargs)
+                lambda: stream(messages, stop, run_manager, **kwargs),
+                call.attempt(),
+                choices=call.request.choices,
             )
 
-        yield from retry_stream(self.retry, attempt, self._on_wait(run_manager), has_content)
+        yield from retry_stream(self.retry, attempt, on_wait(run, self.rate_limiter), has_content)
 
     async def _astream(
         self,
@@ -298,14 +342,30 @@ class ReliableChatOpenAI(ChatOpenAI):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         stream = super()._astream
+        run = run_manager or handed_over_run()
+        call = self._call(messages, kwargs, run, is_stream=True)
 
         def attempt() -> AsyncIterator[ChatGenerationChunk]:
             return awhole_stream(
-                lambda: stream(messages, stop, run_manager, **kwargs), choices=self._choices(kwargs)
+                lambda: stream(messages, stop, run_manager, **kwargs),
+                call.attempt(),
+                choices=call.request.choices,
             )
 
-        async for chunk in aretry_stream(self.retry, attempt, self._aon_wait(run_manager), has_content):
+        retried = aretry_stream(self.retry, attempt, aon_wait(run, self.rate_limiter), has_content)
+        async for chunk in retried:
             yield chunk
+
+    def _call(
+        self,
+        messages: Sequence[BaseMessage],
+        options: Mapping[str, Any],
+        run_manager: AnyRunManager | None,
+        *,
+        is_stream: bool = False,
+    ) -> Call:
+        request = chat_request(self, self._estimator(), messages, options, is_stream=is_stream)
+        return Call(request, accounts(self.budget, self.ledger), run_manager)
 
 
 _CLIENT_FIELDS = ("client", "async_client", "root_client", "root_async_client")

@@ -6,7 +6,9 @@ retried alone. Does not split texts into chunks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import openai
@@ -16,45 +18,62 @@ from langchain_core.runnables.config import RunnableConfig, ensure_config
 from langchain_core.utils.uuid import uuid7
 from openai.types import CreateEmbeddingResponse
 
-from lc_service.models.answer import known, mark_malformed
+from lc_service.accounting.prompt import estimate_texts, max_text_tokens
+from lc_service.accounting.reported import Reported, read_usage
+from lc_service.accounting.tokenizer import estimator_for
+from lc_service.models.answer import mark_malformed
+from lc_service.models.pipeline import Call
+from lc_service.models.request import NO_ACCOUNTS, Accounts, Request
+from lc_service.models.run import aon_wait, on_wait
 from lc_service.retry.errors import MalformedResponseError
-from lc_service.retry.event import retry_call_state
 from lc_service.retry.policy import RetryWithExponentialBackoff, aretry_call, retry_call
 
 _SERIALIZED = {"lc": 1, "type": "not_implemented", "id": ["lc_service", "ReliableOpenAIEmbeddings"]}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """How a model's requests are made and accounted for.
+
+    Attributes:
+        retry: When to try again.
+        callbacks: LangChain's, for every request.
+        accounts: Budgets and ledgers.
+    """
+
+    retry: RetryWithExponentialBackoff
+    callbacks: Any = None
+    accounts: Accounts = NO_ACCOUNTS
+
+
 class RetriedEmbeddings:
     """The SDK's synchronous `embeddings` resource with the retry inside; thread-safe."""
 
-    def __init__(
-        self,
-        resource: openai.resources.Embeddings,
-        policy: RetryWithExponentialBackoff,
-        callbacks: Any = None,
-    ) -> None:
+    def __init__(self, resource: openai.resources.Embeddings, terms: Terms) -> None:
         self.resource = resource
-        self._policy = policy
-        self._callbacks = callbacks
+        self._terms = terms
 
     def create(self, *, input: Any, model: str, **kwargs: Any) -> CreateEmbeddingResponse:  # noqa: A002
         """Request embeddings; arguments as the SDK's `create`.
 
         Raises:
+            BudgetExceeded: The request does not fit into a budget. Nothing has been sent.
             MalformedResponseError: The answer has not one vector for each input.
             openai.OpenAIError: As the SDK raises it.
         """
-        manager = CallbackManager.configure(local_callbacks=self._callbacks, **_inherited(ensure_config()))
+        terms = self._terms
+        manager = CallbackManager.configure(local_callbacks=terms.callbacks, **_inherited(ensure_config()))
         (run,) = manager.on_llm_start(_SERIALIZED, [_describe(input)], invocation_params={"model": model})
+        call = Call(_request(input, model), terms.accounts, run)
 
         def attempt() -> CreateEmbeddingResponse:
-            try:
-                return _checked(self.resource.create(input=input, model=model, **kwargs), input)
-            except Exception as error:  # noqa: BLE001  raised again, with its own cause
-                raise _known(error)  # noqa: B904
+            with call.attempt() as attempt, attempt.sending(), _marked():
+                response = self.resource.create(input=input, model=model, **kwargs)
+                attempt.reported = _reported(response)
+                return _checked(response, input)
 
         try:
-            response = retry_call(self._policy, attempt, lambda event: run.on_retry(retry_call_state(event)))
+            response = retry_call(terms.retry, attempt, on_wait(run, None))
         except BaseException as error:
             run.on_llm_error(error)
             raise
@@ -65,38 +84,61 @@ class RetriedEmbeddings:
 class AsyncRetriedEmbeddings:
     """The SDK's asynchronous `embeddings` resource with the retry inside; loop-safe."""
 
-    def __init__(
-        self,
-        resource: openai.resources.AsyncEmbeddings,
-        policy: RetryWithExponentialBackoff,
-        callbacks: Any = None,
-    ) -> None:
+    def __init__(self, resource: openai.resources.AsyncEmbeddings, terms: Terms) -> None:
         self.resource = resource
-        self._policy = policy
-        self._callbacks = callbacks
+        self._terms = terms
 
     async def create(self, *, input: Any, model: str, **kwargs: Any) -> CreateEmbeddingResponse:  # noqa: A002
         """Request embeddings; as `RetriedEmbeddings.create`."""
+        terms = self._terms
         manager = AsyncCallbackManager.configure(
-            local_callbacks=self._callbacks, **_inherited(ensure_config())
+            local_callbacks=terms.callbacks, **_inherited(ensure_config())
         )
         run = await _astart(manager, _describe(input), model)
+        call = Call(_request(input, model), terms.accounts, run)
 
         async def attempt() -> CreateEmbeddingResponse:
-            try:
-                return _checked(await self.resource.create(input=input, model=model, **kwargs), input)
-            except Exception as error:  # noqa: BLE001  raised again, with its own cause
-                raise _known(error)  # noqa: B904
+            async with call.attempt() as attempt:
+                with attempt.sending(), _marked():
+                    response = await self.resource.create(input=input, model=model, **kwargs)
+                    attempt.reported = _reported(response)
+                    return _checked(response, input)
 
         try:
-            response = await aretry_call(
-                self._policy, attempt, lambda event: run.on_retry(retry_call_state(event))
-            )
+            response = await aretry_call(terms.retry, attempt, aon_wait(run, None))
         except BaseException as error:
             await run.on_llm_error(error)
             raise
         await run.on_llm_end(_llm_result(response, model))
         return response
+
+
+def _request(texts: Any, model: str) -> Request:
+    estimator = estimator_for(model)
+    listed = texts if _is_list(texts) else [texts]
+    return Request(
+        operation="embeddings",
+        model=model,
+        estimator=estimator,
+        measure=lambda: estimate_texts(estimator, listed),
+        bound=lambda: max_text_tokens(listed),
+        max_output_tokens=0,
+    )
+
+
+def _reported(response: CreateEmbeddingResponse) -> Reported:
+    return Reported(usage=read_usage(getattr(response, "usage", None)), model=response.model or None)
+
+
+@contextmanager
+def _marked() -> Iterator[None]:
+    """Mark what the SDK says where the body is a page or has no data; a wrong argument is a TypeError."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, AttributeError) or str(error) == "No embedding data received":
+            mark_malformed(error)
+        raise
 
 
 def _inherited(config: RunnableConfig) -> dict[str, Any]:
@@ -128,9 +170,13 @@ def _describe(texts: Any) -> str:
 
 
 def _input_count(texts: Any) -> int:
+    return len(texts) if _is_list(texts) else 1
+
+
+def _is_list(texts: Any) -> bool:
+    """Whether there are several texts; a list of integers is one text in tokens."""
     is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
-    # a list of integers is one text in tokens
-    return len(texts) if is_list and texts and not isinstance(texts[0], int) else 1
+    return is_list and bool(texts) and not isinstance(texts[0], int)
 
 
 def _checked(response: CreateEmbeddingResponse, texts: Any) -> CreateEmbeddingResponse:
@@ -147,13 +193,6 @@ def _checked(response: CreateEmbeddingResponse, texts: Any) -> CreateEmbeddingRe
     elif not indexes <= {None} and indexes != {0}:  # some servers do not number them: then as sent
         raise MalformedResponseError(f"The server sent {count} embeddings with other indexes.")
     return response
-
-
-def _known(error: Exception) -> Exception:
-    # What the SDK says where the body is a page or has no data; a wrong argument is a TypeError.
-    if isinstance(error, AttributeError) or str(error) == "No embedding data received":
-        mark_malformed(error)
-    return known(error)
 
 
 def _llm_result(response: CreateEmbeddingResponse, model: str) -> LLMResult:

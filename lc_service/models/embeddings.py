@@ -19,7 +19,8 @@ from lc_service.models.client import (
     read_max_retries,
     require_sendable_key,
 )
-from lc_service.models.embedding_request import AsyncRetriedEmbeddings, RetriedEmbeddings
+from lc_service.models.embedding_request import AsyncRetriedEmbeddings, RetriedEmbeddings, Terms
+from lc_service.models.request import accounts
 from lc_service.retry.policy import RetryWithExponentialBackoff
 
 _CLIENT_FIELDS = ("client", "async_client")
@@ -44,8 +45,11 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
     Args:
         retry: When and how often to try again.
         callbacks: LangChain callback handlers, or a manager, for every request of this object.
+        budget: A `Budget`, or several, that every attempt must fit into before it is sent.
+        ledger: A `UsageLedger` that keeps a row for every attempt.
 
     Raises:
+        BudgetExceeded: A request does not fit into `budget`. It has not been sent.
         MalformedResponseError: A 200 that is no API answer, or has not one vector for each text.
         openai.OpenAIError: Everything else, as the SDK raises it.
     """
@@ -54,6 +58,8 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
         default_factory=RetryWithExponentialBackoff, exclude=True
     )
     callbacks: Any = Field(default=None, exclude=True)
+    budget: Any = Field(default=None, exclude=True)
+    ledger: Any = Field(default=None, exclude=True)
 
     # What pydantic would show of a refused input may be the key.
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -72,19 +78,22 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
         resource = getattr(self.client, "resource", self.client)
         if isinstance(resource, openai.resources.Embeddings):
             sdk = resource._client.with_options(**client_options(self))  # noqa: SLF001  contract-tested
-            self.client = RetriedEmbeddings(sdk.embeddings, self.retry, self.callbacks)
+            self.client = RetriedEmbeddings(sdk.embeddings, self._terms())
         aresource = getattr(self.async_client, "resource", self.async_client)
         if isinstance(aresource, openai.resources.AsyncEmbeddings):
             asdk = aresource._client.with_options(**async_client_options(self))  # noqa: SLF001
-            self.async_client = AsyncRetriedEmbeddings(asdk.embeddings, self.retry, self.callbacks)
+            self.async_client = AsyncRetriedEmbeddings(asdk.embeddings, self._terms())
         return self
+
+    def _terms(self) -> Terms:
+        return Terms(retry=self.retry, callbacks=self.callbacks, accounts=accounts(self.budget, self.ledger))
 
     def with_retry(self, retry: RetryWithExponentialBackoff) -> Self:
         """Return embeddings of the same class with another policy."""
         return self.model_copy(update={"retry": retry})
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Copy; the copy's requests follow the copy's policy and callbacks."""
+        """Copy; the copy's requests follow the copy's policy, callbacks, budget and ledger."""
         copy = super().model_copy(update=update, deep=deep)
         _validators(copy)._own_clients()  # noqa: SLF001
         return copy

@@ -12,12 +12,24 @@ import importlib.util
 import os
 import urllib.request
 from collections.abc import AsyncGenerator, Callable
+from contextvars import ContextVar
 from functools import lru_cache
 from ssl import SSLContext
 from typing import Any
 
 import httpx2
 import openai
+
+response_hook: ContextVar[Callable[[httpx2.Response], None] | None] = ContextVar(
+    "lc_service_response_hook", default=None
+)
+"""Shown the head of every response to a request that is sent in its context by one of these clients."""
+
+
+def _shown(response: httpx2.Response) -> httpx2.Response:
+    if (hook := response_hook.get()) is not None:
+        hook(response)
+    return response
 
 
 class LoopBoundAsyncClient(httpx2.AsyncClient):
@@ -43,7 +55,7 @@ class LoopBoundAsyncClient(httpx2.AsyncClient):
         """Send `request` with the running loop's client; arguments as `httpx2.AsyncClient.send`."""
         bound = self._bound.get(asyncio.get_running_loop())
         client = bound[0] if bound is not None else await self._bind()
-        return await client.send(request, **kwargs)
+        return _shown(await client.send(request, **kwargs))
 
     async def aclose(self) -> None:
         """Close the running loop's client."""
@@ -94,7 +106,7 @@ class ProcessBoundClient(httpx2.Client):
             # Of two threads that meet here one wins. The parent's client stays in the dictionary: closing it
             # here could speak on its connections.
             client = self._bound.setdefault(os.getpid(), self._make_client())
-        return client.send(request, **kwargs)
+        return _shown(client.send(request, **kwargs))
 
     def close(self) -> None:
         """Close this process's client; the next request opens a new one."""

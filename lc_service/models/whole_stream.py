@@ -15,7 +15,9 @@ from typing import cast
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 
+from lc_service.accounting.reported import Reported, model_name, read_usage
 from lc_service.models.answer import READING_ERRORS, caused, known, mark_malformed
+from lc_service.models.pipeline import Attempt
 from lc_service.retry.errors import (
     ErrorKind,
     MalformedResponseError,
@@ -63,16 +65,22 @@ class StreamEnd:
     """Watch one streamed attempt and judge its end. Belongs to that attempt.
 
     Args:
+        attempt: What it tells of the first content.
         choices: How many choices were asked for (`n`): each has an end of its own.
     """
 
-    def __init__(self, choices: int = 1) -> None:
+    def __init__(self, attempt: Attempt, choices: int = 1) -> None:
+        self._attempt = attempt
         self._chunks: list[ChatGenerationChunk] = []
         self._open_choices = choices
+        self._has_content = False
 
     def see(self, chunk: ChatGenerationChunk) -> None:
         """Take note of a chunk on its way to the caller."""
         self._chunks.append(chunk)
+        if not self._has_content and has_content(chunk):
+            self._has_content = True
+            self._attempt.see_content()
         self._open_choices -= _is_end(chunk)
 
     @property
@@ -94,9 +102,9 @@ class StreamEnd:
         """Return what `error` means at this point of the stream, or None where the answer is whole."""
         kind = classify(error).kind
         if self._has_end and kind in (ErrorKind.CONNECTION, ErrorKind.TIMEOUT):
-            logger.warning("The connection broke after an answer's end (%s): its usage is unknown.", kind)
+            logger.warning("The connection broke after an answer's end (%s): its usage is estimated.", kind)
             return None
-        if not any(map(has_content, self._chunks)):
+        if not self._has_content:
             return known(self._read_before_content(error))
         if self._has_end or kind in (ErrorKind.REFUSED_ANSWER, ErrorKind.CONTEXT_OVERFLOW):
             return known(error)
@@ -121,6 +129,28 @@ class StreamEnd:
         first, *rest = (cast("AIMessageChunk", chunk.message) for chunk in self._chunks)
         return first + rest
 
+    def texts(self) -> list[str]:
+        """Return the text of each chunk that had any: answers, refusals, and tool calls."""
+        return [text for chunk in self._chunks if (text := _text(chunk))]
+
+    def reported(self) -> Reported:
+        """Return what the chunks told of their usage and model; where usage came more than once, the last."""
+        usage, model, service_tier = None, None, None
+        for chunk in self._chunks:
+            message = cast("AIMessageChunk", chunk.message)
+            usage = message.usage_metadata or usage
+            info = {**message.response_metadata, **(chunk.generation_info or {})}
+            model = model_name(info) or model
+            service_tier = info.get("service_tier") or service_tier
+        told = read_usage(usage) if usage is not None else None
+        return Reported(usage=told, model=model, service_tier=service_tier)
+
+
+def _text(chunk: ChatGenerationChunk) -> str:
+    message = cast("AIMessageChunk", chunk.message)
+    calls = ((call["name"] or "") + (call["args"] or "") for call in message.tool_call_chunks)
+    return "".join([str(message.text), *calls, str(message.additional_kwargs.get("refusal") or "")])
+
 
 class _Cancellation:
     """Deliver a task's cancellation that was lost on the way.
@@ -141,7 +171,7 @@ class _Cancellation:
 
 
 def whole_stream(
-    open_stream: Callable[[], Iterator[ChatGenerationChunk]], *, choices: int = 1
+    open_stream: Callable[[], Iterator[ChatGenerationChunk]], attempt: Attempt, *, choices: int = 1
 ) -> Iterator[ChatGenerationChunk]:
     """Yield the chunks of one streamed attempt of `choices` choices, and raise where its end does not come.
 
@@ -149,37 +179,49 @@ def whole_stream(
         TruncatedResponseError: The stream broke, or closed with no finish_reason, after content had come.
         Exception: It broke before: of a known class.
     """
-    end = StreamEnd(choices)
-    stream = open_stream()
-    try:
-        for chunk in stream:
-            end.see(chunk)
-            yield chunk
-    except Exception as error:  # noqa: BLE001  raised again, with its own cause
-        if (failure := end.failure(error)) is not None:
-            raise failure  # noqa: B904
-    finally:
-        if (close := getattr(stream, "close", None)) is not None:
-            close()
-    end.close()
+    end = StreamEnd(attempt, choices)
+    with attempt:
+        attempt.received = end.texts
+        stream = open_stream()
+        try:
+            with attempt.sending():
+                chunk = next(stream, None)
+            while chunk is not None:
+                end.see(chunk)
+                yield chunk
+                chunk = next(stream, None)
+        except Exception as error:  # noqa: BLE001  raised again, with its own cause
+            if (failure := end.failure(error)) is not None:
+                raise failure  # noqa: B904
+        finally:
+            attempt.reported = end.reported()
+            if (close := getattr(stream, "close", None)) is not None:
+                close()
+        end.close()
 
 
 async def awhole_stream(
-    open_stream: Callable[[], AsyncIterator[ChatGenerationChunk]], *, choices: int = 1
+    open_stream: Callable[[], AsyncIterator[ChatGenerationChunk]], attempt: Attempt, *, choices: int = 1
 ) -> AsyncIterator[ChatGenerationChunk]:
     """Yield the chunks of one streamed attempt, and raise where its end does not come; as `whole_stream`."""
-    end = StreamEnd(choices)
-    stream = open_stream()
-    cancellation = _Cancellation()
-    try:
-        async for chunk in stream:
-            cancellation.deliver()
-            end.see(chunk)
-            yield chunk
-    except Exception as error:  # noqa: BLE001  raised again, with its own cause
-        if (failure := end.failure(error)) is not None:
-            raise failure  # noqa: B904
-    finally:
-        if (aclose := getattr(stream, "aclose", None)) is not None:
-            await aclose()
-    end.close()
+    end = StreamEnd(attempt, choices)
+    async with attempt:
+        attempt.received = end.texts
+        stream = open_stream()
+        cancellation = _Cancellation()
+        try:
+            with attempt.sending():
+                chunk = await anext(stream, None)
+            while chunk is not None:
+                cancellation.deliver()
+                end.see(chunk)
+                yield chunk
+                chunk = await anext(stream, None)
+        except Exception as error:  # noqa: BLE001  raised again, with its own cause
+            if (failure := end.failure(error)) is not None:
+                raise failure  # noqa: B904
+        finally:
+            attempt.reported = end.reported()
+            if (aclose := getattr(stream, "aclose", None)) is not None:
+                await aclose()
+        end.close()

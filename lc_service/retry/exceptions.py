@@ -26,16 +26,18 @@ class TruncatedResponseError(lc.ModelError):
 
     Attributes:
         partial: The message as far as it arrived, or None where nothing readable did.
+        usage: What the attempt used, a `TokenUsage`: as told, else estimated; None where neither is possible.
     """
 
     is_retryable = True
 
-    def __init__(self, message: str, *, partial: AIMessage | None = None) -> None:
+    def __init__(self, message: str, *, partial: AIMessage | None = None, usage: Any = None) -> None:
         super().__init__(message)
         self.partial = partial
+        self.usage = usage
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, {"partial": self.partial})
+        return _rebuild, (type(self), self.args, {"partial": self.partial, "usage": self.usage})
 
 
 class MalformedResponseError(lc.ModelAPIError, ValueError):

@@ -23,6 +23,10 @@ class FaultScript:
     """
 
     def __init__(self, faults: Sequence[Fault | str | None] | FaultPlan | None = None) -> None:
+        self.set_faults(faults)
+
+    def set_faults(self, faults: Sequence[Fault | str | None] | FaultPlan | None) -> None:
+        """Begin with other faults, every request at attempt 1."""
         self._plan = faults if isinstance(faults, FaultPlan) else None
         if isinstance(faults, str):
             raise TypeError(f'faults must be a list or a FaultPlan: write ["{faults}"]')

@@ -117,6 +117,10 @@ class Simulator:
         """Replace the rate limits; buckets start full."""
         self._call(lambda: self._engine.limiter.set_limits(limits))
 
+    def set_faults(self, faults: Faults) -> None:
+        """Replace the faults; they begin with the next request."""
+        self._call(lambda: self._engine.script.set_faults(faults))
+
     def wait_until_idle(self, timeout_seconds: float = 1.0) -> bool:
         """Wait until no request is in progress; return whether that came to be.
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.runnables import RunnableConfig
 
+from lc_service.accounting.record import AttemptRecord
 from lc_service.accounting.token_counter import TokenCounter
 from lc_service.accounting.usage import TokenUsage
 from lc_service.accounting.usage_report import UsageReport
@@ -26,6 +27,19 @@ PLANS = {
 }
 
 
+class Records:
+    """Stands where a model has its ledger, and keeps the records in memory."""
+
+    def __init__(self) -> None:
+        self.all: list[AttemptRecord] = []
+
+    def record(self, record: AttemptRecord) -> None:
+        self.all.append(record)
+
+    async def arecord(self, record: AttemptRecord) -> None:
+        self.all.append(record)
+
+
 class Bench:
     """A simulator, models that talk to it, and a counter to attach to calls.
 
@@ -35,6 +49,7 @@ class Bench:
     def __init__(self, simulator: Simulator) -> None:
         self.sim = simulator
         self.counter = TokenCounter()
+        self.records = Records()
         self.config: RunnableConfig = {"callbacks": [self.counter]}
 
     def model(self, cls: type = ReliableChatOpenAI, **options: Any) -> Any:
@@ -44,12 +59,19 @@ class Bench:
             "api_key": KEY,
             "base_url": self.sim.base_url,
         } | options
+        if cls is ReliableChatOpenAI:
+            options.setdefault("ledger", self.records)
         if cls is ReliableChatOpenAI and "max_retries" not in options:
             options.setdefault("retry", _fast())
         return cls(**options)
 
     def embeddings(self, **options: Any) -> ReliableOpenAIEmbeddings:
-        options = {"api_key": KEY, "base_url": self.sim.base_url, "retry": _fast()} | options
+        options = {
+            "api_key": KEY,
+            "base_url": self.sim.base_url,
+            "retry": _fast(),
+            "ledger": self.records,
+        } | options
         return ReliableOpenAIEmbeddings(**options)
 
     @staticmethod
@@ -75,6 +97,10 @@ class Bench:
             assert report.calls == bill.requests - bill.interrupted_requests + failed_calls
             assert _by(report, "operation") == self._billed_by(1)
             assert _by(report, "model") == self._billed_by(0)
+        if records := self.records.all:  # a stock model makes none
+            assert {report.attempts for report in reports} == {len(records)}
+            assert sum((record.usage for record in records), TokenUsage()) == self.usage_of(bill.total)
+            assert all(record.certainty == "measured" for record in records)
 
     def _billed_by(self, position: int) -> dict[str, TokenUsage]:
         groups: dict[str, TokenUsage] = {}

@@ -172,7 +172,7 @@ def test_a_chat_results_info_names_its_finish_reason_even_where_there_is_none(si
 
     An answer with finish_reason null is success in stock, and so is a Responses answer in_progress.
 
-    Ours: `require_end` in `models/pipeline.py` tells the two APIs apart by that key.
+    Ours: `require_end` in `models/answer.py` tells the two APIs apart by that key.
     """
     messages = [HumanMessage(HELLO)]
     sim = simulate(faults=["ok", "no_finish", "ok", "no_finish"])
@@ -188,7 +188,7 @@ def test_a_chat_results_info_names_its_finish_reason_even_where_there_is_none(si
 def test_a_choice_without_a_finish_reason_takes_the_one_before_it(canned, chat):
     """With n > 1 a choice whose finish_reason is null is given that of the choice before it.
 
-    Ours: `require_end` in `models/pipeline.py` cannot see that such a choice was cut off, unless it is first.
+    Ours: `require_end` in `models/answer.py` cannot see that such a choice was cut off, unless it is first.
     """
     message = {"role": "assistant", "content": "x"}
     whole = {"index": 0, "message": message, "finish_reason": "stop"}
@@ -206,7 +206,7 @@ def test_the_end_of_a_stream_is_in_one_chunks_info(simulate, chat):
 
     With usage on, one more chunk comes after it.
 
-    Ours: `_is_end` and `has_content` in `models/pipeline.py`.
+    Ours: `_is_end` and `has_content` in `models/answer.py`.
     """
     chunks = list(chat(simulate(), stream_usage=True)._stream([HumanMessage(HELLO)]))
     ends = [index for index, chunk in enumerate(chunks) if (chunk.generation_info or {}).get("finish_reason")]
@@ -219,7 +219,7 @@ def test_the_end_of_a_stream_is_in_one_chunks_info(simulate, chat):
 def test_the_end_of_a_responses_stream_is_in_its_last_chunks_status(simulate, chat):
     """The last chunk of a Responses stream has status "completed", or "incomplete"; no chunk before has one.
 
-    Ours: `_is_end` and `_FINAL_STATUSES` in `models/pipeline.py`.
+    Ours: `_is_end` and `_FINAL_STATUSES` in `models/answer.py`.
     """
     for status, options in (("completed", {}), ("incomplete", {"max_tokens": 2})):
         model = chat(simulate(), use_responses_api=True, **options)
@@ -232,7 +232,7 @@ def test_the_end_of_a_responses_stream_is_in_its_last_chunks_status(simulate, ch
 def test_a_streamed_tool_call_is_content(simulate, chat):
     """The first chunk that shows anything of a tool call has `tool_call_chunks`, and no text.
 
-    Ours: `has_content` in `models/pipeline.py` ends the retrying there.
+    Ours: `has_content` in `models/answer.py` ends the retrying there.
     """
     model = chat(simulate()).bind_tools([look_up], tool_choice="any")
     chunks = list(model.stream(HELLO))
@@ -244,7 +244,7 @@ def test_a_streamed_tool_call_is_content(simulate, chat):
 async def test_a_stream_that_ends_without_an_end_is_success(simulate, chat, use_responses_api):
     """A stream that closes cleanly with no finish_reason is reported as a whole answer.
 
-    Ours: `StreamEnd.close` in `models/pipeline.py` raises TruncatedResponseError.
+    Ours: `StreamEnd.close` in `models/answer.py` raises TruncatedResponseError.
     """
     model = chat(simulate(faults=["no_finish"] * 2), use_responses_api=use_responses_api)
     chunks = list(model.stream(HELLO))
@@ -442,7 +442,7 @@ def test_a_subclass_can_only_be_loaded_under_chat_openais_id(simulate, chat):
 def test_chunks_add_up_to_a_message_with_their_usage(simulate, chat):
     """Message chunks add with `+`; the sum holds the text, the usage and the metadata.
 
-    Ours: `StreamEnd._partial` in `models/pipeline.py`.
+    Ours: `StreamEnd._partial` in `models/answer.py`.
     """
     chunks = list(chat(simulate(), stream_usage=True).stream(HELLO))
     whole = chunks[0]

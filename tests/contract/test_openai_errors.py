@@ -115,7 +115,7 @@ def test_a_context_overflow_leaves_as_an_ordinary_bad_request(simulate, chat):
     `ContextOverflowError` (langchain's summarization middleware) is not told.
 
     Ours: `CODE_KINDS` in `retry/exceptions.py` reads the code and says CONTEXT_OVERFLOW, and `known` in
-    `models/pipeline.py` raises LangChain's own class for it. Were this to fail, LangChain raises the right
+    `models/answer.py` raises LangChain's own class for it. Were this to fail, LangChain raises the right
     class again: nothing to do.
     """
     error: Any = failure_of(lambda: chat(simulate(faults=["context_length"])).invoke(HELLO))
@@ -141,7 +141,7 @@ async def test_a_cut_leaves_as_a_connection_error(simulate, chat, client, use_re
 
     (FACTS says that a mid-stream cut arrives as a raw RemoteProtocolError: so it was before openai 3.5x.)
 
-    Ours: `StreamEnd.failure` and `known` in `models/pipeline.py`; both still take the raw transport error.
+    Ours: `StreamEnd.failure` and `known` in `models/answer.py`; both still take the raw transport error.
     """
     sim = simulate(faults=[Fault("cut", after_chunks=2)] * 4)
     async with openai.DefaultAioHttpClient(verify=False) as aio_client:
@@ -177,7 +177,7 @@ async def test_a_reset_is_a_connection_error_to_httpx_and_a_timeout_to_aiohttp(s
 async def test_a_timeout_leaves_as_a_timeout_error(simulate, chat):
     """A read timeout is an OpenAITimeoutError, also in the middle of a stream.
 
-    Ours: `_openai_kind` in `retry/errors.py`; `_transport_error` in `models/pipeline.py` makes the same.
+    Ours: `_openai_kind` in `retry/errors.py`; `_transport_error` in `models/answer.py` makes the same.
     """
     sim = simulate(faults=[Fault("stall", after_chunks=1, delay_seconds=5)] * 3)
     model = chat(sim, timeout=0.03)
@@ -256,7 +256,7 @@ def test_json_that_is_no_answer_fails_in_create_chat_result(canned, chat, body, 
 def test_an_answer_without_choices_fails_outside_of_generate(canned, chat):
     """`"choices": []` makes a ChatResult without generations; `invoke` then raises IndexError.
 
-    Ours: `require_end` in `models/pipeline.py` is the last place that can see it in time.
+    Ours: `require_end` in `models/answer.py` is the last place that can see it in time.
     """
     model = chat(canned({"choices": []}))
     assert model._generate([]).generations == []
@@ -268,7 +268,7 @@ async def test_broken_json_and_the_responses_apis_reading_errors_carry_the_respo
 
     Broken JSON is a JSONDecodeError; a page from the Responses API an AttributeError.
 
-    Ours: `_is_malformed` in `models/pipeline.py` and `_is_unreadable_200` in `retry/errors.py` ask for it.
+    Ours: `_is_malformed` in `models/answer.py` and `_is_unreadable_200` in `retry/errors.py` ask for it.
     """
     for use_responses_api in (False, True):
         model = chat(simulate(faults=["broken_json"] * 2), use_responses_api=use_responses_api)
@@ -286,7 +286,7 @@ async def test_a_stream_that_is_no_stream_yields_nothing(simulate, chat):
 
     `BaseChatModel.stream` then raises a bare ValueError, outside of `_stream`.
 
-    Ours: `StreamEnd.close` in `models/pipeline.py` raises MalformedResponseError where no chunk came.
+    Ours: `StreamEnd.close` in `models/answer.py` raises MalformedResponseError where no chunk came.
     """
     model = chat(simulate(faults=["not_json", "broken_json"] * 2))
     messages = [HumanMessage(HELLO)]
@@ -300,7 +300,7 @@ async def test_a_stream_that_is_no_stream_yields_nothing(simulate, chat):
 def test_an_event_that_does_not_parse_is_a_json_decode_error(canned, chat):
     """An SSE event that is no JSON raises JSONDecodeError from `_stream`.
 
-    Ours: `_is_malformed` in `models/pipeline.py` takes every JSONDecodeError for the server's.
+    Ours: `_is_malformed` in `models/answer.py` takes every JSONDecodeError for the server's.
     """
     server = canned((200, {"content-type": "text/event-stream"}, b"data: {broken\n\n"))
     assert type(failure_of(lambda: list(chat(server).stream(HELLO)))) is json.JSONDecodeError
@@ -323,7 +323,7 @@ def events(*bodies: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
 def test_a_failed_response_is_a_value_error_around_its_error(canned, chat):
     """A plain Responses answer with an error: ValueError(ResponseError(code=…)), with the response on it.
 
-    Ours: `_FAILURE` in `models/pipeline.py` reads the code out of those words.
+    Ours: `_FAILURE` in `models/answer.py` reads the code out of those words.
     """
     error: Any = failure_of(lambda: chat(canned(RESPONSE), use_responses_api=True).invoke(HELLO))
     assert type(error) is ValueError
@@ -336,7 +336,7 @@ def test_a_failed_response_is_a_value_error_around_its_error(canned, chat):
 def test_a_response_that_is_not_complete_and_names_no_error_is_success(canned, chat, status):
     """A plain Responses answer without an `error` is success, whatever its status; the status is kept.
 
-    Ours: `require_end` in `models/pipeline.py` reads `response_metadata["status"]`.
+    Ours: `require_end` in `models/answer.py` reads `response_metadata["status"]`.
     """
     server = canned({**RESPONSE, "status": status, "error": None})
     message = chat(server, use_responses_api=True).invoke(HELLO)
@@ -361,7 +361,7 @@ ERROR = {"type": "error", "sequence_number": 1, "message": "bad luck", "param": 
 def test_a_response_that_fails_in_its_stream_is_a_value_error_in_these_words(canned, chat, event, words):
     """`response.failed` and `error` events are bare ValueErrors; an error without code is only its message.
 
-    Ours: `_FAILURE` in `models/pipeline.py` tells them from other ValueErrors by these words. The last form
+    Ours: `_FAILURE` in `models/answer.py` tells them from other ValueErrors by these words. The last form
     it cannot know.
     """
     error = failure_of(lambda: list(chat(canned(events(event)), use_responses_api=True).stream(HELLO)))
@@ -449,7 +449,7 @@ def test_the_transport_errors_that_never_succeed_have_these_names():
     """httpx2 has these classes, all but InvalidURL below RequestError; `request` may be unset.
 
     Ours: `_MISCONFIGURED`, `_transport_kind` in `retry/errors.py`, `_transport_error` in
-    `models/pipeline.py`.
+    `models/answer.py`.
     """
     for name in ("UnsupportedProtocol", "LocalProtocolError", "TooManyRedirects", "DecodingError"):
         assert issubclass(getattr(httpx2, name), httpx2.RequestError), name
@@ -462,7 +462,7 @@ def test_the_transport_errors_that_never_succeed_have_these_names():
 def test_the_last_class_of_a_quota_error_is_both_families(simulate, chat):
     """langchain-openai's classes are the SDK's and LangChain's at once.
 
-    Ours: `known` in `models/pipeline.py` lets them through as they are; users catch either family.
+    Ours: `known` in `models/answer.py` lets them through as they are; users catch either family.
     """
     error = failure_of(lambda: chat(simulate(faults=["rate_limit"])).invoke(HELLO))
     assert isinstance(error, openai.RateLimitError)

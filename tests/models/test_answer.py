@@ -19,7 +19,11 @@ from langchain_openai.chat_models import base as lc_openai
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ValidationError
 
+from lc_service.accounting.prompt import PromptEstimate
+from lc_service.accounting.tokenizer import estimator_for
 from lc_service.models.answer import known, mark_malformed, require_end
+from lc_service.models.pipeline import Attempt, Call
+from lc_service.models.request import NO_ACCOUNTS, Request
 from lc_service.models.whole_stream import StreamEnd, awhole_stream, has_content, whole_stream
 from lc_service.retry.errors import (
     ErrorKind,
@@ -40,6 +44,17 @@ def raised_from(error: Exception, cause: Exception) -> Exception:
 def status_error(cls: type, status: int, body: dict[str, Any]) -> openai.APIStatusError:
     response = httpx2.Response(status, json={"error": body}, request=REQUEST)
     return cls(body.get("message", "m"), response=response, body=body)
+
+
+def an_attempt() -> Attempt:
+    request = Request(
+        model="m",
+        estimator=estimator_for("m"),
+        measure=lambda: PromptEstimate(10, 10),
+        bound=lambda: 100,
+        is_stream=True,
+    )
+    return Call(request, NO_ACCOUNTS, None).attempt()
 
 
 def chunk(text: str = "", finish: str | None = None, **message: Any) -> ChatGenerationChunk:
@@ -132,8 +147,8 @@ def test_a_whole_answer_survives_a_connection_lost_after_its_end(lost, caplog):
         yield ChatGenerationChunk(message=AIMessageChunk(""), generation_info={"finish_reason": "stop"})
         raise lost  # where the usage would have come
 
-    assert [chunk.text for chunk in whole_stream(stream)] == ["whole", ""]
-    assert "usage is unknown" in caplog.text
+    assert [chunk.text for chunk in whole_stream(stream, an_attempt())] == ["whole", ""]
+    assert "usage is estimated" in caplog.text
 
 
 def test_aiohttps_lost_connection_is_no_timeout():
@@ -188,7 +203,7 @@ def test_a_failed_response_has_a_class_and_its_code(text, code):
         yield chunk()
 
     with pytest.raises(ResponseFailedError) as caught:
-        list(whole_stream(stream))
+        list(whole_stream(stream, an_attempt()))
     assert caught.value.code == code
     assert classify(caught.value).is_transient
 
@@ -210,7 +225,7 @@ def test_an_error_object_in_a_200_is_read(code, kind):
 
 
 def test_each_of_several_choices_ends_by_itself_in_a_stream():
-    end = StreamEnd(choices=2)
+    end = StreamEnd(an_attempt(), choices=2)
     end.see(chunk("a", finish="stop"))
     with pytest.raises(TruncatedResponseError):
         end.close()
@@ -298,7 +313,7 @@ def test_what_a_chunk_shows(seen, expected):
 
 
 def watched(*chunks: ChatGenerationChunk) -> StreamEnd:
-    end = StreamEnd()
+    end = StreamEnd(an_attempt())
     for each in chunks:
         end.see(each)
     return end
@@ -364,14 +379,14 @@ def drain(open_stream, is_async: bool) -> tuple[str, Exception | None]:
             yield each
 
     async def adrain() -> None:
-        async for each in awhole_stream(source):
+        async for each in awhole_stream(source, an_attempt()):
             seen.append(each.text)  # noqa: PERF401  what came before an error counts
 
     try:
         if is_async:
             asyncio.run(adrain())
         else:
-            seen.extend(each.text for each in whole_stream(open_stream))
+            seen.extend(each.text for each in whole_stream(open_stream, an_attempt()))
     except Exception as error:
         return "".join(seen), error
     return "".join(seen), None
@@ -425,7 +440,7 @@ async def test_a_cancellation_that_was_dropped_below_is_delivered():
             yield chunk("a")
 
     async def read() -> None:
-        async for _ in awhole_stream(deaf):
+        async for _ in awhole_stream(deaf, an_attempt()):
             pass
 
     task = asyncio.create_task(read())

@@ -24,7 +24,7 @@ from lc_service import (
     TokenUsage,
     track_usage,
 )
-from lc_service.models.embedding_request import RetriedEmbeddings
+from lc_service.models.embedding_request import RetriedEmbeddings, Terms
 
 TEXTS = ["alpha", "bravo", "charlie", "delta"]
 USAGE = {"prompt_tokens": 9, "total_tokens": 9}
@@ -255,7 +255,7 @@ def test_without_usage_the_call_is_unknown_not_free(change: Any, server: Scripte
     with track_usage() as usage:
         assert embed(server.embeddings(), TEXTS) == [vector_of(text) for text in TEXTS]
     assert (usage.calls, usage.unknown, usage.total) == (1, 1, TokenUsage())
-    assert list(usage.group_by("model")) == ["answering-model"]
+    assert list(usage.group_by("model")) == [server.embeddings().model]
     assert list(usage.group_by("operation")) == ["embeddings"]
 
 
@@ -385,6 +385,6 @@ def test_what_the_sdk_takes_as_input_is_counted_as_the_sdk_does(
     server.script = [answer]
     resource = RetriedEmbeddings(
         openai.OpenAI(api_key="k", base_url=server.base_url, max_retries=0).embeddings,
-        RetryWithExponentialBackoff(max_retries=0),
+        Terms(retry=RetryWithExponentialBackoff(max_retries=0)),
     )
     assert len(resource.create(input=given, model="m").data) == count

@@ -1,0 +1,62 @@
+"""What a call is about, for those who account for it: what it asks for, and who they are. Values; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lc_service.accounting.prompt import PromptEstimate
+from lc_service.accounting.record import Operation
+from lc_service.accounting.tokenizer import TokenEstimator
+
+if TYPE_CHECKING:
+    from lc_service.accounting.budget import Budget
+    from lc_service.accounting.ledger import UsageLedger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a call asks for, as far as those who account for it need to know.
+
+    Attributes:
+        operation: `"chat"` or `"embeddings"`.
+        model: The model that is asked.
+        estimator: That model's.
+        measure: Estimates the prompt; asked once a call at most.
+        bound: Tells how many tokens the prompt cannot exceed, or None; for strict budgets.
+        max_output_tokens: The most that all choices together may come to; None where nothing says so.
+        choices: How many answers are asked for.
+        service_tier: The tier that is asked for.
+        is_stream: Whether the answer is streamed.
+    """
+
+    operation: Operation = "chat"
+    model: str
+    estimator: TokenEstimator
+    measure: Callable[[], PromptEstimate]
+    bound: Callable[[], int | None]
+    max_output_tokens: int | None = None
+    choices: int = 1
+    service_tier: str | None = None
+    is_stream: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accounts:
+    """Who accounts for a model's attempts besides the counters of a run."""
+
+    budgets: tuple[Budget, ...] = ()
+    ledgers: tuple[UsageLedger, ...] = ()
+
+
+NO_ACCOUNTS = Accounts()
+
+
+def accounts(budget: Budget | Sequence[Budget] | None, ledger: UsageLedger | None) -> Accounts:
+    """Put a model's `budget` and `ledger` together; a ledger that a budget lives in records, too."""
+    if budget is None and ledger is None:
+        return NO_ACCOUNTS
+    budgets = tuple(budget) if isinstance(budget, Sequence) else (() if budget is None else (budget,))
+    ledgers = dict.fromkeys([ledger, *(each.ledger for each in budgets)])
+    return Accounts(budgets=budgets, ledgers=tuple(each for each in ledgers if each is not None))
