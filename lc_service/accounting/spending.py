@@ -4,24 +4,50 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from uuid import UUID
 
 from lc_service.accounting.record import AttemptRecord, Certainty
 
+_EXACT = Context(prec=60)  # not the caller's, which may round: sums of money must come out even
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """Tokens, input and output together, and their price in USD. Adds and subtracts."""
+    """Tokens, input and output together, and their price in USD. Adds and subtracts without rounding."""
 
     tokens: int = 0
     usd: Decimal = Decimal()
 
     def __add__(self, other: Amount) -> Amount:
-        return Amount(tokens=self.tokens + other.tokens, usd=self.usd + other.usd)
+        return Amount(tokens=self.tokens + other.tokens, usd=_EXACT.add(self.usd, other.usd))
 
     def __sub__(self, other: Amount) -> Amount:
-        return Amount(tokens=self.tokens - other.tokens, usd=self.usd - other.usd)
+        return Amount(tokens=self.tokens - other.tokens, usd=_EXACT.subtract(self.usd, other.usd))
+
+    def or_more(self, other: Amount) -> Amount:
+        """Return the greater of both, tokens and USD each for itself."""
+        return Amount(tokens=max(self.tokens, other.tokens), usd=max(self.usd, other.usd))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """The most that may be spent; what is None is not limited."""
+
+    tokens: int | None = None
+    usd: Decimal | None = None
+
+    def has_room_for(self, amount: Amount) -> bool:
+        """Say whether all of `amount` stays within the limit, which itself may be reached."""
+        return (self.tokens is None or amount.tokens <= self.tokens) and (
+            self.usd is None or amount.usd <= self.usd
+        )
+
+    def __sub__(self, amount: Amount) -> Limit:
+        return Limit(
+            tokens=None if self.tokens is None else self.tokens - amount.tokens,
+            usd=None if self.usd is None else _EXACT.subtract(self.usd, amount.usd),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,16 +108,22 @@ class AttemptRequest:
     at: datetime
 
 
-def charge(record: AttemptRecord) -> Amount:
+def charge(record: AttemptRecord, *, in_usd: bool = True) -> Amount:
     """Return what an attempt takes from a budget: what is known of it, else what was reserved for it.
 
     An estimate or an unknown usage may be less than the bill, so it never counts less than the reservation.
+
+    Args:
+        record: The attempt.
+        in_usd: Whether to ask for its price; else `usd` is 0.
     """
+    is_measured = record.certainty is Certainty.MEASURED
+    used = record.usage.total_tokens
+    tokens = used if is_measured else max(used, record.reserved_tokens)
+    if not in_usd:
+        return Amount(tokens=tokens)
     cost_usd = record.cost_usd
     reserved_usd = record.reserved_usd or Decimal()
-    if record.certainty is Certainty.MEASURED:
-        return Amount(tokens=record.usage.total_tokens, usd=reserved_usd if cost_usd is None else cost_usd)
-    return Amount(
-        tokens=max(record.usage.total_tokens, record.reserved_tokens),
-        usd=max(cost_usd or Decimal(), reserved_usd),
-    )
+    if is_measured:
+        return Amount(tokens=tokens, usd=reserved_usd if cost_usd is None else cost_usd)
+    return Amount(tokens=tokens, usd=max(cost_usd or Decimal(), reserved_usd))
