@@ -155,21 +155,23 @@ class CallSpan:
         if self._is_ended:
             return
         self._is_ended = True
-        outcome = _outcome(error)
-        self._time(outcome)
-        span = self._span
-        if span is None:
-            return
         try:
-            span.set_attributes({**self._result(), **outcome})
-            if finish_reasons:
-                span.set_attribute("gen_ai.response.finish_reasons", list(finish_reasons))
-            if ERROR_TYPE in outcome:
-                from opentelemetry.trace import StatusCode  # noqa: PLC0415  an extra
-
-                span.set_status(StatusCode.ERROR)
+            self._tell(_outcome(error), finish_reasons)
         finally:
-            span.end()
+            if self._span is not None:
+                self._span.end()
+
+    def _tell(self, outcome: Mapping[str, str | int], finish_reasons: Sequence[str]) -> None:
+        self._time(outcome)
+        if self._span is None:
+            return
+        self._span.set_attributes({**self._result(), **outcome})
+        if finish_reasons:
+            self._span.set_attribute("gen_ai.response.finish_reasons", list(finish_reasons))
+        if ERROR_TYPE in outcome:
+            from opentelemetry.trace import StatusCode  # noqa: PLC0415  an extra
+
+            self._span.set_status(StatusCode.ERROR)
 
     @_harmless
     def _time(self, outcome: Mapping[str, str | int]) -> None:
