@@ -200,7 +200,7 @@ class _Tracker(TokenCounter):
     def _begin(self, run_id: UUID, about: Mapping[str, Any]) -> None:
         super()._begin(run_id, about)
         if self.outer is not None:
-            self.outer._begin(run_id, about)
+            self.outer._begin(run_id, about)  # noqa: SLF001  one of its own kind
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         super().on_llm_end(response, run_id=run_id, **kwargs)

@@ -7,6 +7,7 @@ place of the SDK's retries and of `RunnableRetry`. Does not limit the rate.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Self
 
@@ -71,6 +72,7 @@ class ReliableChatOpenAI(ChatOpenAI):
         retry: When and how often to try again.
         budget: A `Budget`, or several, that every attempt must fit into before it is sent.
         ledger: A `UsageLedger` that keeps a row for every attempt.
+        telemetry: A `Telemetry` that tells OpenTelemetry of every call.
 
     Raises:
         BudgetExceeded: The call does not fit into `budget`. Nothing has been sent.
@@ -89,6 +91,7 @@ class ReliableChatOpenAI(ChatOpenAI):
     )
     budget: Any = Field(default=None, exclude=True)
     ledger: Any = Field(default=None, exclude=True)
+    telemetry: Any = Field(default=None, exclude=True)
     stream_usage: bool | None = True
 
     # What pydantic would show of a refused input may be the key.
@@ -293,7 +296,8 @@ class ReliableChatOpenAI(ChatOpenAI):
                 attempt.reported = read_result(result.llm_output, result.generations)
                 return require_end(result, is_background=self._is_background(kwargs))
 
-        return retry_call(self.retry, attempt, on_wait(run_manager, self.rate_limiter))
+        with call:
+            return retry_call(self.retry, attempt, on_wait(call, self.rate_limiter))
 
     async def _agenerate(
         self,
@@ -312,7 +316,8 @@ class ReliableChatOpenAI(ChatOpenAI):
                 attempt.reported = read_result(result.llm_output, result.generations)
                 return require_end(result, is_background=self._is_background(kwargs))
 
-        return await aretry_call(self.retry, attempt, aon_wait(run_manager, self.rate_limiter))
+        with call:
+            return await aretry_call(self.retry, attempt, aon_wait(call, self.rate_limiter))
 
     def _stream(
         self,
@@ -322,8 +327,7 @@ class ReliableChatOpenAI(ChatOpenAI):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         stream = super()._stream
-        run = run_manager or handed_over_run()
-        call = self._call(messages, kwargs, run, is_stream=True)
+        call = self._call(messages, kwargs, run_manager or handed_over_run(), is_stream=True)
 
         def attempt() -> Iterator[ChatGenerationChunk]:
             return whole_stream(
@@ -332,7 +336,8 @@ class ReliableChatOpenAI(ChatOpenAI):
                 choices=call.request.choices,
             )
 
-        yield from retry_stream(self.retry, attempt, on_wait(run, self.rate_limiter), has_content)
+        with call:
+            yield from retry_stream(self.retry, attempt, on_wait(call, self.rate_limiter), has_content)
 
     async def _astream(
         self,
@@ -342,8 +347,7 @@ class ReliableChatOpenAI(ChatOpenAI):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         stream = super()._astream
-        run = run_manager or handed_over_run()
-        call = self._call(messages, kwargs, run, is_stream=True)
+        call = self._call(messages, kwargs, run_manager or handed_over_run(), is_stream=True)
 
         def attempt() -> AsyncIterator[ChatGenerationChunk]:
             return awhole_stream(
@@ -352,9 +356,11 @@ class ReliableChatOpenAI(ChatOpenAI):
                 choices=call.request.choices,
             )
 
-        retried = aretry_stream(self.retry, attempt, aon_wait(run, self.rate_limiter), has_content)
-        async for chunk in retried:
-            yield chunk
+        retried = aretry_stream(self.retry, attempt, aon_wait(call, self.rate_limiter), has_content)
+        with call:
+            async with aclosing(retried):  # or a stream that is left would end at the collector's convenience
+                async for chunk in retried:
+                    yield chunk
 
     def _call(
         self,
@@ -365,7 +371,7 @@ class ReliableChatOpenAI(ChatOpenAI):
         is_stream: bool = False,
     ) -> Call:
         request = chat_request(self, self._estimator(), messages, options, is_stream=is_stream)
-        return Call(request, accounts(self.budget, self.ledger), run_manager)
+        return Call(request, accounts(self.budget, self.ledger, self.telemetry), run_manager)
 
 
 _CLIENT_FIELDS = ("client", "async_client", "root_client", "root_async_client")

@@ -52,6 +52,8 @@ def chat_request(
         choices=choices,
         service_tier=said.get("service_tier") or model.service_tier,
         is_stream=is_stream,
+        server=getattr(model.root_async_client or model.root_client, "base_url", None),
+        parameters={"temperature": model.temperature, "max_tokens": longest, "n": choices, **said},
     )
 
 

@@ -64,7 +64,7 @@ class RetriedEmbeddings:
         terms = self._terms
         manager = CallbackManager.configure(local_callbacks=terms.callbacks, **_inherited(ensure_config()))
         (run,) = manager.on_llm_start(_SERIALIZED, [_describe(input)], invocation_params={"model": model})
-        call = Call(_request(input, model), terms.accounts, run)
+        call = Call(_request(self.resource, input, model), terms.accounts, run)
 
         def attempt() -> CreateEmbeddingResponse:
             with call.attempt() as attempt, attempt.sending(), _marked():
@@ -73,7 +73,8 @@ class RetriedEmbeddings:
                 return _checked(response, input)
 
         try:
-            response = retry_call(terms.retry, attempt, on_wait(run, None))
+            with call:
+                response = retry_call(terms.retry, attempt, on_wait(call))
         except BaseException as error:
             run.on_llm_error(error)
             raise
@@ -95,7 +96,7 @@ class AsyncRetriedEmbeddings:
             local_callbacks=terms.callbacks, **_inherited(ensure_config())
         )
         run = await _astart(manager, _describe(input), model)
-        call = Call(_request(input, model), terms.accounts, run)
+        call = Call(_request(self.resource, input, model), terms.accounts, run)
 
         async def attempt() -> CreateEmbeddingResponse:
             async with call.attempt() as attempt:
@@ -105,7 +106,8 @@ class AsyncRetriedEmbeddings:
                     return _checked(response, input)
 
         try:
-            response = await aretry_call(terms.retry, attempt, aon_wait(run, None))
+            with call:
+                response = await aretry_call(terms.retry, attempt, aon_wait(call))
         except BaseException as error:
             await run.on_llm_error(error)
             raise
@@ -113,7 +115,7 @@ class AsyncRetriedEmbeddings:
         return response
 
 
-def _request(texts: Any, model: str) -> Request:
+def _request(resource: Any, texts: Any, model: str) -> Request:
     estimator = estimator_for(model)
     listed = texts if _is_list(texts) else [texts]
     return Request(
@@ -123,6 +125,7 @@ def _request(texts: Any, model: str) -> Request:
         measure=lambda: estimate_texts(estimator, listed),
         bound=lambda: max_text_tokens(listed),
         max_output_tokens=0,
+        server=resource._client.base_url,  # noqa: SLF001  contract-tested
     )
 
 

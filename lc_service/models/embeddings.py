@@ -47,6 +47,7 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
         callbacks: LangChain callback handlers, or a manager, for every request of this object.
         budget: A `Budget`, or several, that every attempt must fit into before it is sent.
         ledger: A `UsageLedger` that keeps a row for every attempt.
+        telemetry: A `Telemetry` that tells OpenTelemetry of every request.
 
     Raises:
         BudgetExceeded: A request does not fit into `budget`. It has not been sent.
@@ -60,6 +61,7 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
     callbacks: Any = Field(default=None, exclude=True)
     budget: Any = Field(default=None, exclude=True)
     ledger: Any = Field(default=None, exclude=True)
+    telemetry: Any = Field(default=None, exclude=True)
 
     # What pydantic would show of a refused input may be the key.
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -86,7 +88,11 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
         return self
 
     def _terms(self) -> Terms:
-        return Terms(retry=self.retry, callbacks=self.callbacks, accounts=accounts(self.budget, self.ledger))
+        return Terms(
+            retry=self.retry,
+            callbacks=self.callbacks,
+            accounts=accounts(self.budget, self.ledger, self.telemetry),
+        )
 
     def with_retry(self, retry: RetryWithExponentialBackoff) -> Self:
         """Return embeddings of the same class with another policy."""

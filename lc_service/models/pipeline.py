@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Self
@@ -34,6 +34,7 @@ from lc_service.retry.errors import TruncatedResponseError, classify
 
 if TYPE_CHECKING:
     from lc_service.accounting.budget import Reservation
+    from lc_service.accounting.call_span import CallSpan
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +42,16 @@ AnyRunManager = RunManager | AsyncRunManager
 
 
 class Call:
-    """One call: what its attempts have in common. Belongs to that call, so it needs no lock."""
+    """One call: what its attempts have in common. Belongs to that call, so it needs no lock.
+
+    A context manager, sync and async alike, around all of the call's attempts.
+    """
 
     def __init__(self, request: Request, accounts: Accounts, run: AnyRunManager | None) -> None:
         self.request = request
         self.accounts = accounts
+        self.run = run
+        self.span: CallSpan | None = None
         self.run_id = uuid7() if run is None else run.run_id
         self.counters = counters_among(() if run is None else run.handlers)
         self.tags = () if run is None else own_tags(run.tags)
@@ -53,6 +59,25 @@ class Call:
         self._attempts = 0
         for counter in self.counters:
             counter.on_call(self.run_id)
+
+    def __enter__(self) -> Self:
+        if self.accounts.telemetry is not None:
+            request = self.request
+            server = request.server
+            self.span = self.accounts.telemetry.start_call(
+                operation=request.operation,
+                model=request.model,
+                run_id=self.run_id,
+                is_stream=request.is_stream,
+                server_address=None if server is None else server.host,
+                server_port=None if server is None else server.port,
+                parameters=request.parameters,
+            )
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self.span is not None:
+            self.span.end(error)
 
     def attempt(self) -> Attempt:
         """Begin the next attempt: a context manager, sync and async."""
@@ -117,8 +142,10 @@ class Attempt:
     def sending(self) -> Iterator[None]:
         """Watch for the response head of what is sent in this block."""
         token = response_hook.set(self._see_response)
+        span = self._call.span
         try:
-            yield
+            with nullcontext() if span is None else span.activate():
+                yield
         finally:
             response_hook.reset(token)
 
@@ -164,6 +191,8 @@ class Attempt:
             call.request.estimator.calibrate(call.prompt.raw_tokens, record.usage.input_tokens)
         for counter in self._call.counters:
             _guarded("a counter", counter.on_attempt, record)
+        if self._call.span is not None:
+            self._call.span.on_attempt(record)
         return error, record
 
     def _record(self, error: BaseException | None) -> AttemptRecord:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx2
 
 from lc_service.accounting.prompt import PromptEstimate
 from lc_service.accounting.record import Operation
@@ -13,6 +15,7 @@ from lc_service.accounting.tokenizer import TokenEstimator
 if TYPE_CHECKING:
     from lc_service.accounting.budget import Budget
     from lc_service.accounting.ledger import UsageLedger
+    from lc_service.accounting.telemetry import Telemetry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,8 @@ class Request:
         choices: How many answers are asked for.
         service_tier: The tier that is asked for.
         is_stream: Whether the answer is streamed.
+        server: The API's URL.
+        parameters: What is sent beside the prompt, by its names on the wire.
     """
 
     operation: Operation = "chat"
@@ -40,6 +45,8 @@ class Request:
     choices: int = 1
     service_tier: str | None = None
     is_stream: bool = False
+    server: httpx2.URL | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +55,22 @@ class Accounts:
 
     budgets: tuple[Budget, ...] = ()
     ledgers: tuple[UsageLedger, ...] = ()
+    telemetry: Telemetry | None = None
 
 
 NO_ACCOUNTS = Accounts()
 
 
-def accounts(budget: Budget | Sequence[Budget] | None, ledger: UsageLedger | None) -> Accounts:
-    """Put a model's `budget` and `ledger` together; a ledger that a budget lives in records, too."""
-    if budget is None and ledger is None:
+def accounts(
+    budget: Budget | Sequence[Budget] | None, ledger: UsageLedger | None, telemetry: Telemetry | None
+) -> Accounts:
+    """Put together who accounts for a model's attempts; a ledger that a budget lives in records, too."""
+    if budget is None and ledger is None and telemetry is None:
         return NO_ACCOUNTS
     budgets = tuple(budget) if isinstance(budget, Sequence) else (() if budget is None else (budget,))
     ledgers = dict.fromkeys([ledger, *(each.ledger for each in budgets)])
-    return Accounts(budgets=budgets, ledgers=tuple(each for each in ledgers if each is not None))
+    return Accounts(
+        budgets=budgets,
+        ledgers=tuple(each for each in ledgers if each is not None),
+        telemetry=telemetry,
+    )

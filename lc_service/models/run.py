@@ -16,7 +16,7 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.utils.uuid import uuid7
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
-from lc_service.models.pipeline import AnyRunManager
+from lc_service.models.pipeline import AnyRunManager, Call
 from lc_service.retry.event import RetryEvent, retry_call_state
 
 T = TypeVar("T")
@@ -99,24 +99,30 @@ async def afirst_in_run(stream: AsyncIterator[T], manager: AnyRunManager) -> Asy
             await aclose()
 
 
-def on_wait(manager: Any, limiter: BaseRateLimiter | None) -> Callable[[RetryEvent], None]:
-    """Return what is told before each wait: the run's handlers, and a LangChain rate limiter."""
+def on_wait(call: Call, limiter: BaseRateLimiter | None = None) -> Callable[[RetryEvent], None]:
+    """Return what is told before each wait: the run's handlers, the span, and a LangChain rate limiter."""
+    run: Any = call.run
 
     def tell(event: RetryEvent) -> None:
-        if manager is not None:
-            manager.on_retry(retry_call_state(event))
+        if call.span is not None:
+            call.span.on_retry(event)
+        if run is not None:
+            run.on_retry(retry_call_state(event))
         if limiter is not None:  # LangChain asks it once a call: the next attempt is one more
             limiter.acquire(blocking=True)
 
     return tell
 
 
-def aon_wait(manager: Any, limiter: BaseRateLimiter | None) -> Callable[[RetryEvent], Awaitable[None]]:
+def aon_wait(call: Call, limiter: BaseRateLimiter | None = None) -> Callable[[RetryEvent], Awaitable[None]]:
     """Return what is told before each wait; as `on_wait`."""
+    run: Any = call.run
 
     async def tell(event: RetryEvent) -> None:
-        if manager is not None:
-            await manager.on_retry(retry_call_state(event))
+        if call.span is not None:
+            call.span.on_retry(event)
+        if run is not None:
+            await run.on_retry(retry_call_state(event))
         if limiter is not None:
             await limiter.aacquire(blocking=True)
 

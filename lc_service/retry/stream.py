@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from typing import Generic, TypeVar
 
 from lc_service import clock
@@ -82,7 +82,7 @@ async def aretry_stream(  # noqa: C901  the twin of retry_stream, line by line
     on_wait: Callable[[RetryEvent], Awaitable[None]] | None = None,
     has_content: Callable[[T], bool] = _anything,
     can_reopen: Callable[[], bool] = _always,
-) -> AsyncIterator[T]:
+) -> AsyncGenerator[T]:
     """Yield the chunks of the first stream that gets as far as a chunk with content; as `retry_stream`."""
     attempts = Attempts(policy)
     while True:
