@@ -98,7 +98,21 @@ class Turn:
 
     async def async_wait(self, seconds: float) -> None:
         """Suspend this task until `wake`, for `seconds` at most."""
-        await asyncio.wait([asyncio.wrap_future(self._future)], timeout=seconds)
+        loop = asyncio.get_running_loop()
+        awaited = loop.create_future()
+        weak = weakref.ref(awaited)  # or the line would keep alive a task whose event loop is gone
+
+        def wake(_: Future[None]) -> None:
+            with contextlib.suppress(RuntimeError):  # that loop is closed
+                loop.call_soon_threadsafe(_finish, weak)
+
+        self._future.add_done_callback(wake)
+        await asyncio.wait([awaited], timeout=seconds)
+
+
+def _finish(weak: weakref.ref[asyncio.Future[None]]) -> None:
+    if (awaited := weak()) is not None and not awaited.done():
+        awaited.set_result(None)
 
 
 class Pause(NamedTuple):
