@@ -16,6 +16,7 @@ from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.exceptions import ModelError
 from langchain_core.runnables import RunnableLambda
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from langchain_openai.embeddings.base import MAX_TOKENS_PER_REQUEST
 
 TEXTS = ["one", "two", "three", "four", "five"]
 
@@ -60,12 +61,36 @@ async def test_each_chunk_is_one_create_on_whatever_the_client_fields_hold(simul
 async def test_the_chunks_of_an_async_call_are_sent_one_after_the_other(simulate, embed):
     """`aembed_documents` awaits one chunk before it sends the next (langchain#945).
 
-    Ours: nothing yet; DESIGN counts on each chunk being a request of its own.
+    Ours: `ReliableOpenAIEmbeddings.aembed_documents` in `models/embeddings.py` calls it once a chunk, at once;
+    were it to send them at once too, the bound would not hold.
     """
     embeddings = embed(simulate(), chunk_size=1)
     embeddings.async_client = AsyncResource()
     await embeddings.aembed_documents(TEXTS)
     assert embeddings.async_client.most_in_flight == 1
+
+
+async def test_a_request_holds_chunk_size_pieces_and_so_many_tokens(simulate, embed):
+    """A request takes `chunk_size` pieces and `MAX_TOKENS_PER_REQUEST` tokens, as `_tokenize` counts them.
+
+    Without `check_embedding_ctx_length`, texts are counted and tokens are not. An empty list is no request.
+
+    Ours: `ReliableOpenAIEmbeddings._chunks` in `models/embeddings.py` splits a list of texts just so.
+    """
+
+    class Counting(OpenAIEmbeddings):
+        def _tokenize(self, texts: list[str], chunk_size: int) -> Any:
+            return range(1), texts, range(len(texts)), [MAX_TOKENS_PER_REQUEST // 2] * len(texts)
+
+    for has_check, sizes in (True, [2, 2, 1]), (False, [3, 2]):
+        embeddings = embed(simulate(), Counting, check_embedding_ctx_length=has_check, chunk_size=3)
+        embeddings.async_client = AsyncResource()
+        assert await embeddings.aembed_documents([]) == []
+        assert await embeddings.aembed_documents(TEXTS, None) == [[float(len(text)), 1.0] for text in TEXTS]
+        assert [len(call["input"]) for call in embeddings.async_client.calls] == sizes
+    assert MAX_TOKENS_PER_REQUEST == 300_000
+    parameters = inspect.signature(OpenAIEmbeddings.aembed_documents).parameters
+    assert list(parameters) == ["self", "texts", "chunk_size", "kwargs"]
 
 
 async def test_tokenize_is_the_seam_for_splitting_texts(simulate, embed):

@@ -29,7 +29,7 @@ class Ends(BaseCallbackHandler):
 async def test_a_cache_hit_has_no_llm_output_and_a_total_cost_of_zero(simulate, chat):
     """A hit's `llm_output` is None and its usage has `total_cost: 0`; an answer from the server has neither.
 
-    Ours: `_answer_usage` in `accounting/token_counter.py` tells a hit by the two.
+    Ours: `read_result` in `accounting/reported.py` tells a hit by the two.
     """
     sim, ends = simulate(), Ends()
     model = chat(sim, cache=InMemoryCache())

@@ -122,7 +122,7 @@ def test_each_use_of_the_stock_context_manager_leaves_a_hook_behind():
 def test_llm_output_has_the_usage_of_all_choices(simulate, chat, recorder):
     """With n > 1 `llm_output["token_usage"]` is the call's, and each message repeats the whole of it.
 
-    Ours: `_answer_usage` in `accounting/token_counter.py` asks `llm_output` first.
+    Ours: `read_result` in `accounting/reported.py` asks `llm_output` first.
     """
     sim = simulate()
     chat(sim).generate([[HumanMessage(HELLO)]], callbacks=[recorder], n=3)
@@ -136,7 +136,7 @@ def test_llm_output_has_the_usage_of_all_choices(simulate, chat, recorder):
 async def test_a_streamed_result_has_no_llm_output(simulate, chat, make_recorder):
     """After a stream `llm_output` is None, and the message has usage (if it was asked for) and model name.
 
-    Ours: `_answer_usage` and `_model_name` in `accounting/token_counter.py`.
+    Ours: `read_result` in `accounting/reported.py`.
     """
     sim = simulate()
     model = chat(sim, stream_usage=True)
@@ -155,7 +155,7 @@ async def test_a_streamed_result_has_no_llm_output(simulate, chat, make_recorder
 def test_a_responses_answer_has_its_usage_in_the_message(simulate, chat, recorder):
     """A Responses answer has no `token_usage` in `llm_output`; usage and model name are in its message.
 
-    Ours: `_answer_usage` in `accounting/token_counter.py` falls back to the message.
+    Ours: `read_result` in `accounting/reported.py` falls back to the message.
     """
     sim = simulate()
     chat(sim, use_responses_api=True).invoke(HELLO, {"callbacks": [recorder]})

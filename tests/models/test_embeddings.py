@@ -21,7 +21,7 @@ from langchain_openai import OpenAIEmbeddings
 
 from lc_service import ReliableOpenAIEmbeddings, RetryWithExponentialBackoff, TokenCounter, track_usage
 from lc_service.models.embedding_request import AsyncRetriedEmbeddings, RetriedEmbeddings
-from lc_service.simulator import FaultPlan, Simulator
+from lc_service.simulator import Fault, FaultPlan, Simulator
 
 TEXTS = [f"Text number {number} is about the sea." for number in range(7)]
 KEY = "sk-test-DISTINCTIVE-0123456789"
@@ -65,11 +65,18 @@ def statuses(simulator: Simulator) -> list[int | None]:
 # --- retries ----------------------------------------------------------------------------------------------
 
 
-def test_a_failed_chunk_is_retried_alone(simulate: Any, make: Any, embed: Any) -> None:
+@pytest.mark.parametrize("max_concurrent_chunks", [1, 8])
+def test_a_failed_chunk_is_retried_alone(
+    max_concurrent_chunks: int, simulate: Any, make: Any, embed: Any
+) -> None:
     sim = simulate(faults=["ok", "server_error", "reset", "ok", "rate_limit"])
-    vectors = embed(make(chunk_size=2), TEXTS)
+    vectors = embed(make(chunk_size=2, max_concurrent_chunks=max_concurrent_chunks), TEXTS)
     chunks = [TEXTS[start : start + 2] for start in range(0, 7, 2)]
-    assert inputs(sim) == [chunks[0], *[chunks[1]] * 3, *[chunks[2]] * 2, chunks[3]]
+    sent = inputs(sim)
+    assert [chunk for chunk in chunks if chunk in sent] == chunks
+    assert len(sent) == 7
+    if max_concurrent_chunks == 1:
+        assert sent == [chunks[0], *[chunks[1]] * 3, *[chunks[2]] * 2, chunks[3]]
     assert sim.bill.requests == 4
     assert vectors == embed(make(), TEXTS)
 
@@ -139,6 +146,123 @@ def test_a_copy_follows_its_own_fields(simulate: Any, make: Any, embed: Any) -> 
     assert [request.model for request in sim.requests] == ["text-embedding-3-large", "text-embedding-ada-002"]
 
 
+# --- chunks at once ---------------------------------------------------------------------------------------
+
+
+class InFlight:
+    """Counts the requests of an HTTP client that have no response yet."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self.client = httpx2.AsyncClient(event_hooks={"request": [self._begin], "response": [self._end]})
+
+    async def _begin(self, request: httpx2.Request) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+
+    async def _end(self, response: httpx2.Response) -> None:
+        self.now -= 1
+
+
+@pytest.mark.parametrize(("options", "most"), [({}, 8), ({"max_concurrent_chunks": 3}, 3)])
+async def test_chunks_are_sent_at_once_up_to_a_bound(
+    options: dict[str, Any], most: int, simulate: Any, make: Any
+) -> None:
+    sim = simulate(latency_seconds=0.03)
+    in_flight = InFlight()
+    texts = [f"text {number}" for number in range(20)]
+    async with in_flight.client:
+        embeddings = make(chunk_size=1, http_async_client=in_flight.client, **options)
+        vectors = await embeddings.aembed_documents(texts)
+    assert in_flight.most == most
+    assert len(sim.requests) == 20
+    assert vectors == make().embed_documents(texts)
+
+
+async def test_vectors_keep_the_order_of_their_texts_whoever_is_first(simulate: Any, make: Any) -> None:
+    simulate(faults=[Fault("slow", delay_seconds=0.04 - 0.005 * number) for number in range(8)])
+    ended: list[int] = []
+
+    class Watching(TokenCounter):
+        def on_llm_end(self, response: Any, **kwargs: Any) -> None:
+            ended.append(response.llm_output["token_usage"]["prompt_tokens"])
+            super().on_llm_end(response, **kwargs)
+
+    texts = ["sea " * (number + 1) for number in range(8)]
+    vectors = await make(chunk_size=1, callbacks=[Watching()]).aembed_documents(texts)
+    assert ended != sorted(ended)
+    assert vectors == make().embed_documents(texts)
+
+
+@pytest.mark.parametrize("error", ["bad_request", "insufficient_quota"])
+async def test_after_a_failed_chunk_no_more_are_begun_and_what_was_sent_is_counted(
+    error: str, simulate: Any, make: Any
+) -> None:
+    slow = Fault("slow", delay_seconds=0.03)
+    sim = simulate(faults=[slow, error, slow, slow])
+    with track_usage() as usage, pytest.raises(openai.APIStatusError):
+        await make(chunk_size=1, max_concurrent_chunks=4).aembed_documents(TEXTS)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert len(sim.requests) == 4
+    assert sim.bill.requests == 3
+    assert usage.total.input_tokens == sim.bill.total.input_tokens > 0
+
+
+async def test_the_first_error_is_raised(simulate: Any, make: Any) -> None:
+    simulate(faults=[Fault("slow", delay_seconds=0.03), "unauthorized", "not_found"])
+    with pytest.raises((openai.AuthenticationError, openai.NotFoundError)) as caught:
+        await make(chunk_size=3, max_concurrent_chunks=3).aembed_documents(TEXTS)
+    assert not isinstance(caught.value, BaseExceptionGroup)
+
+
+async def test_cancelling_stops_all_requests(simulate: Any, make: Any) -> None:
+    sim = simulate(latency_seconds=20)
+    task = asyncio.create_task(make(chunk_size=1, max_concurrent_chunks=3).aembed_documents(TEXTS))
+    while len(sim.requests) < 3:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert await asyncio.to_thread(sim.wait_until_idle)
+    assert len(sim.requests) == 3
+
+
+@given(
+    sizes=st.lists(st.integers(0, 130), max_size=12),
+    chunk_size=st.integers(1, 5),
+    limit=st.integers(1, 20),
+    letter=st.sampled_from(["x", "é", "海"]),
+)
+def test_chunks_are_the_requests_that_langchain_makes(
+    sizes: list[int], chunk_size: int, limit: int, letter: str
+) -> None:
+    """No chunk is split again, but for a single text with more parts than a request takes."""
+    embeddings = PARTS.model_copy(update={"embedding_ctx_length": limit})
+    texts = [letter * size for size in sizes]
+    chunks = list(embeddings._chunks(texts, chunk_size))
+    assert [text for chunk in chunks for text in chunk] == texts
+    for chunk in chunks:
+        parts = len(embeddings._tokenize(chunk, chunk_size)[1])
+        # letters of several bytes do not always fill a part
+        assert parts <= chunk_size or len(chunk) == 1 or letter != "x"
+
+
+def test_chunks_hold_what_a_request_may(make: Any) -> None:
+    embeddings = make()
+    texts = ["x" * 12_000] * 60
+    assert [len(chunk) for chunk in embeddings._chunks(texts, 1_000)] == [49, 11]
+    assert [len(chunk) for chunk in embeddings._chunks(texts, 40)] == [40, 20]
+    whole = make(check_embedding_ctx_length=False)
+    assert [len(chunk) for chunk in whole._chunks(texts, 1_000)] == [60]
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_at_least_one_chunk_at_a_time(number: int, make: Any) -> None:
+    with pytest.raises(ValueError, match="max_concurrent_chunks"):
+        make(max_concurrent_chunks=number)
+
+
 # --- what is sent -----------------------------------------------------------------------------------------
 
 
@@ -164,7 +288,7 @@ def test_dimensions_are_sent(simulate: Any, make: Any, embed: Any) -> None:
 def test_texts_are_sent_as_texts_in_chunks(has_check: bool, simulate: Any, make: Any, embed: Any) -> None:
     sim = simulate()
     vectors = embed(make(chunk_size=3, check_embedding_ctx_length=has_check), TEXTS)
-    assert inputs(sim) == [TEXTS[:3], TEXTS[3:6], TEXTS[6:]]
+    assert sorted(inputs(sim)) == [TEXTS[:3], TEXTS[3:6], TEXTS[6:]]
     assert vectors == embed(make(), TEXTS, chunk_size=100)
     assert len(sim.requests) == 4
 
@@ -263,7 +387,7 @@ def test_a_request_stays_below_the_apis_limit_of_tokens(simulate: Any, make: Any
     """300,000 tokens a request; counted as two bytes each, which is on the safe side."""
     sim = simulate()
     embed(make(dimensions=4), ["x y z " * 2_000] * 60)  # 12,000 bytes each
-    assert [len(texts) for texts in inputs(sim)] == [49, 11]
+    assert sorted(len(texts) for texts in inputs(sim)) == [11, 49]
 
 
 # --- callbacks, loops, pickling ---------------------------------------------------------------------------

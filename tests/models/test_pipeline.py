@@ -1,0 +1,231 @@
+"""One attempt: what its record says, and that nobody who reads it can spoil it for another."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from lc_service import TokenCounter
+from lc_service.accounting.prompt import PromptEstimate
+from lc_service.accounting.record import AttemptRecord, AttemptStatus, Certainty
+from lc_service.accounting.reported import Reported
+from lc_service.accounting.tokenizer import TokenEstimator
+from lc_service.accounting.usage import TokenUsage
+from lc_service.models import pipeline
+from lc_service.models.pipeline import Call
+from lc_service.models.request import NO_ACCOUNTS, Accounts, Request, accounts
+from lc_service.retry.errors import MalformedResponseError, TruncatedResponseError
+
+USAGE = TokenUsage(input_tokens=12, output_tokens=3)
+
+
+class Ledger:
+    def __init__(self, error: Exception | None = None) -> None:
+        self.records: list[AttemptRecord] = []
+        self._error = error
+
+    def record(self, record: AttemptRecord) -> None:
+        if self._error is not None:
+            raise self._error
+        self.records.append(record)
+
+    async def arecord(self, record: AttemptRecord) -> None:
+        self.record(record)
+
+
+def make_call(*ledgers: Any, **options: Any) -> Call:
+    request = Request(
+        model="m",
+        estimator=TokenEstimator("m"),
+        measure=options.pop("measure", lambda: PromptEstimate(10, 10)),
+        bound=lambda: 100,
+        **options,
+    )
+    return Call(request, Accounts(ledgers=ledgers), None)
+
+
+def run(call: Call, is_async: bool, *, error: BaseException | None = None, **evidence: Any) -> None:
+    """Drive one attempt that ends with `error`, or well."""
+
+    def act(attempt: Any) -> None:
+        for name, value in evidence.items():
+            setattr(attempt, name, value)
+        if error is not None:
+            raise error
+
+    async def arun() -> None:
+        async with call.attempt() as attempt:
+            act(attempt)
+
+    if is_async:
+        asyncio.run(arun())
+    else:
+        with call.attempt() as attempt:
+            act(attempt)
+
+
+both = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+
+
+@both
+def test_a_record_tells_when_and_how_long(is_async: bool, fake_clock: Any) -> None:
+    ledger = Ledger()
+    call = make_call(ledger, is_stream=True)
+
+    def act() -> None:
+        with call.attempt() as attempt:
+            fake_clock.advance(2)
+            attempt.see_content()
+            fake_clock.advance(3)
+            attempt.see_content()
+            attempt.reported = Reported(usage=USAGE, model="m-2", service_tier="flex")
+
+    async def aact() -> None:
+        async with call.attempt() as attempt:
+            fake_clock.advance(2)
+            attempt.see_content()
+            fake_clock.advance(3)
+            attempt.reported = Reported(usage=USAGE, model="m-2", service_tier="flex")
+
+    began = fake_clock.wall_time
+    asyncio.run(aact()) if is_async else act()
+    (record,) = ledger.records
+    assert record.started_at == datetime.fromtimestamp(began, UTC)
+    assert (record.first_chunk_seconds, record.latency_seconds) == (2, 5)
+    assert (record.model, record.response_model, record.service_tier) == ("m", "m-2", "flex")
+    assert (record.status, record.certainty, record.usage) == ("ok", "measured", USAGE)
+
+
+ENDS = [
+    (TruncatedResponseError("cut"), AttemptStatus.TRUNCATED, Certainty.UNKNOWN, "truncated"),
+    (MalformedResponseError("page"), AttemptStatus.FAILED, Certainty.MEASURED, "malformed"),
+    (openai.APITimeoutError(httpx2.Request("POST", "https://x")), "failed", "unknown", "timeout"),
+    (ValueError("a program's own"), AttemptStatus.FAILED, Certainty.MEASURED, "unknown"),
+    (KeyboardInterrupt(), AttemptStatus.CANCELLED, Certainty.UNKNOWN, None),
+    (GeneratorExit(), AttemptStatus.ABANDONED, Certainty.UNKNOWN, None),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "certainty", "kind"), ENDS, ids=lambda each: type(each).__name__)
+def test_every_end_has_one_record(error: Any, status: Any, certainty: Any, kind: Any) -> None:
+    ledger = Ledger()
+    with pytest.raises(type(error)) as caught:
+        run(make_call(ledger), is_async=False, error=error)
+    assert caught.value is error
+    (record,) = ledger.records
+    assert (record.status, record.certainty, record.error_kind) == (status, certainty, kind)
+    assert record.usage == TokenUsage()
+
+
+def test_a_cancelled_attempt_has_a_record() -> None:
+    ledger = Ledger()
+    with pytest.raises(asyncio.CancelledError):
+        run(make_call(ledger), is_async=True, error=asyncio.CancelledError())
+    assert ledger.records[0].status is AttemptStatus.CANCELLED
+
+
+def test_what_a_server_told_comes_before_any_estimate() -> None:
+    ledger = Ledger()
+    with pytest.raises(TruncatedResponseError) as caught:
+        run(
+            make_call(ledger, is_stream=True),
+            is_async=False,
+            error=TruncatedResponseError("cut"),
+            reported=Reported(usage=USAGE),
+            received=lambda: ["some", "text"],
+        )
+    assert ledger.records[0].certainty is Certainty.MEASURED
+    assert caught.value.usage == ledger.records[0].usage == USAGE
+
+
+@both
+def test_a_cut_stream_is_estimated_by_prompt_and_text(is_async: bool) -> None:
+    ledger = Ledger()
+    with pytest.raises(TruncatedResponseError) as caught:
+        run(
+            make_call(ledger, is_stream=True),
+            is_async,
+            error=TruncatedResponseError("cut"),
+            received=lambda: ["a"] * 7,
+        )
+    (record,) = ledger.records
+    assert record.certainty is Certainty.ESTIMATED
+    assert record.usage == TokenUsage(input_tokens=10, output_tokens=7), "no chunk is less than a token"
+    assert caught.value.usage == record.usage
+
+
+def test_an_opened_stream_has_read_the_prompt() -> None:
+    ledger = Ledger()
+    call = make_call(ledger, is_stream=True)
+    response = httpx2.Response(200, headers={"x-request-id": "req_1"})
+    with pytest.raises(GeneratorExit), call.attempt() as attempt:
+        attempt._see_response(response)
+        raise GeneratorExit
+    (record,) = ledger.records
+    assert (record.certainty, record.usage) == ("estimated", TokenUsage(input_tokens=10))
+    assert (record.request_id, record.status_code) == ("req_1", 200)
+
+
+def test_a_prompt_that_cannot_be_measured_does_not_stop_a_call(caplog: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(pipeline, "_logged", set())
+
+    def measure() -> PromptEstimate:
+        raise TypeError("secret prompt")
+
+    ledger = Ledger()
+    run(make_call(ledger, measure=measure), is_async=False, reported=Reported(usage=USAGE))
+    assert ledger.records[0].usage == USAGE
+    assert "secret" not in caplog.text
+    assert "TypeError" in caplog.text
+
+
+class Broken(TokenCounter):
+    def on_attempt(self, record: AttemptRecord) -> None:
+        raise RuntimeError("secret answer")
+
+
+@both
+def test_one_observer_that_raises_loses_nothing_of_the_others(
+    is_async: bool, caplog: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(pipeline, "_logged", set())
+    broken, sound = Ledger(OSError("secret answer")), Ledger()
+    call = make_call(broken, sound)
+    counter = TokenCounter()
+    call.counters = (Broken(), counter)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            run(call, is_async, reported=Reported(usage=USAGE))
+    assert [record.attempt for record in sound.records] == [1, 2, 3]
+    assert counter.usage.total.total_tokens == 45
+    assert len(caplog.records) == 2, "one line for each of the two that fail"
+    assert "secret" not in caplog.text
+
+
+def test_answers_teach_the_estimator() -> None:
+    call = make_call()
+    before = call.request.estimator.scale
+    for _ in range(20):
+        run(call, is_async=False, reported=Reported(usage=TokenUsage(input_tokens=20, output_tokens=1)))
+    assert before == 1
+    assert call.request.estimator.scale > 1.7
+
+
+def test_accounts_include_the_ledgers_of_budgets() -> None:
+    class Kept:
+        def __init__(self, ledger: Any) -> None:
+            self.ledger = ledger
+
+    one, other = Ledger(), Ledger()
+    budget, free = Kept(other), Kept(None)
+    assert accounts(None, None, None) is NO_ACCOUNTS
+    assert accounts(budget, None, None).ledgers == (other,)
+    assert accounts([budget, free], one, None).ledgers == (one, other)
+    assert accounts([budget, free], other, None).ledgers == (other,)
+    assert accounts(budget, one, None).budgets == (budget,)
