@@ -123,20 +123,31 @@ class Attempt:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         named, record = self._end(error)
-        for ledger in self._call.accounts.ledgers:
-            _guarded("a ledger", ledger.record, record)
+        try:
+            for ledger in self._call.accounts.ledgers:
+                _guarded("a ledger", ledger.record, record)
+        finally:
+            self._settle(record)
         if named is not error and named is not None:
             raise named
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         named, record = self._end(error)
-        for ledger in self._call.accounts.ledgers:
-            try:
-                await ledger.arecord(record)
-            except Exception as failure:  # noqa: BLE001  the answer is paid for: it reaches the caller
-                _log_once("a ledger", failure)
+        try:
+            for ledger in self._call.accounts.ledgers:
+                try:
+                    await ledger.arecord(record)
+                except Exception as failure:  # noqa: BLE001  the answer is paid for: it reaches the caller
+                    _log_once("a ledger", failure)
+        finally:
+            self._settle(record)
         if named is not error and named is not None:
             raise named
+
+    def _settle(self, record: AttemptRecord) -> None:
+        # After the ledger: a budget that lives in it has been charged there.
+        if self._reservation is not None:
+            _guarded("a budget", self._reservation.settle, record)
 
     @contextmanager
     def sending(self) -> Iterator[None]:
@@ -183,8 +194,6 @@ class Attempt:
         record = self._record(error)
         if isinstance(error, TruncatedResponseError) and record.certainty is not Certainty.UNKNOWN:
             error.usage = record.usage
-        if self._reservation is not None:
-            _guarded("a budget", self._reservation.settle, record)
         _guarded("the expected output", partial(learn, choices=self._call.request.choices), record)
         if record.certainty is Certainty.MEASURED and record.status is AttemptStatus.OK:
             call = self._call

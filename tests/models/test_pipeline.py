@@ -164,9 +164,10 @@ def test_an_opened_stream_has_read_the_prompt() -> None:
     ledger = Ledger()
     call = make_call(ledger, is_stream=True)
     response = httpx2.Response(200, headers={"x-request-id": "req_1"})
-    with pytest.raises(GeneratorExit), call.attempt() as attempt:
-        attempt._see_response(response)
-        raise GeneratorExit
+    attempt = call.attempt()
+    attempt.__enter__()
+    attempt._see_response(response)
+    attempt.__exit__(GeneratorExit, GeneratorExit(), None)
     (record,) = ledger.records
     assert (record.certainty, record.usage) == ("estimated", TokenUsage(input_tokens=10))
     assert (record.request_id, record.status_code) == ("req_1", 200)
