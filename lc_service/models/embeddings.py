@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import openai
 from langchain_openai import OpenAIEmbeddings
+from langchain_openai.embeddings.base import MAX_TOKENS_PER_REQUEST
 from pydantic import ConfigDict, Field, InstanceOf, model_validator
 
 from lc_service.models.client import (
@@ -19,6 +20,7 @@ from lc_service.models.client import (
     read_max_retries,
     require_sendable_key,
 )
+from lc_service.models.concurrency import work_in_order
 from lc_service.models.embedding_request import AsyncRetriedEmbeddings, RetriedEmbeddings, Terms
 from lc_service.models.request import accounts
 from lc_service.retry.policy import RetryWithExponentialBackoff
@@ -38,6 +40,9 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
       trackers. Its texts are not shown to them.
     - Texts are sent as text, so no tokenizer file is downloaded. A text above twice `embedding_ctx_length`
       bytes is split there, and the vectors of its parts are averaged by their length.
+    - `aembed_documents` has up to `max_concurrent_chunks` requests under way. When one fails for good, no
+      more are begun, those under way are finished (they may be paid for, and are counted), and the first
+      error is raised. Cancelling it cancels them all.
     - Without a `timeout`, the SDK's default holds (600 s for an answer, 5 s to connect).
 
     Safe to share between threads, tasks and event loops; can be pickled.
@@ -45,6 +50,7 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
     Args:
         retry: When and how often to try again.
         callbacks: LangChain callback handlers, or a manager, for every request of this object.
+        max_concurrent_chunks: How many requests of one `aembed_documents` may be under way.
         budget: A `Budget`, or several, that every attempt must fit into before it is sent.
         ledger: A `UsageLedger` that keeps a row for every attempt.
         telemetry: A `Telemetry` that tells OpenTelemetry of every request.
@@ -59,6 +65,7 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
         default_factory=RetryWithExponentialBackoff, exclude=True
     )
     callbacks: Any = Field(default=None, exclude=True)
+    max_concurrent_chunks: int = Field(default=8, ge=1, exclude=True)
     budget: Any = Field(default=None, exclude=True)
     ledger: Any = Field(default=None, exclude=True)
     telemetry: Any = Field(default=None, exclude=True)
@@ -116,6 +123,55 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
         super().__setstate__(state)
         _validators(self).validate_environment()
         _validators(self)._own_clients()  # noqa: SLF001
+
+    async def aembed_documents(
+        self, texts: list[str], chunk_size: int | None = None, **kwargs: Any
+    ) -> list[list[float]]:
+        """Embed texts, several chunks at once; vectors in the order of the texts.
+
+        A text's parts stay in one chunk.
+
+        Args:
+            texts: What to embed.
+            chunk_size: Texts a request, at most; None takes the field of that name.
+            **kwargs: Further parameters of the request.
+
+        Raises:
+            BudgetExceeded, MalformedResponseError, openai.OpenAIError: As the class says.
+        """
+        embed = super().aembed_documents
+        chunks = list(self._chunks(texts, chunk_size or self.chunk_size))
+        if len(chunks) <= 1:
+            return await embed(texts, chunk_size, **kwargs)
+        vectors = await work_in_order(
+            lambda chunk: embed(chunk, chunk_size, **kwargs),
+            chunks,
+            max_concurrency=self.max_concurrent_chunks,
+        )
+        return [vector for chunk in vectors for vector in chunk]
+
+    def _chunks(self, texts: list[str], chunk_size: int) -> Iterator[list[str]]:
+        """Split texts as OpenAIEmbeddings will, so that each chunk becomes one request there."""
+        chunk: list[str] = []
+        parts = tokens = 0
+        for text in texts:
+            more_parts, more_tokens = self._size(text)
+            if chunk and (parts + more_parts > chunk_size or tokens + more_tokens > MAX_TOKENS_PER_REQUEST):
+                yield chunk
+                chunk, parts, tokens = [], 0, 0
+            chunk.append(text)
+            parts += more_parts
+            tokens += more_tokens
+        if chunk:
+            yield chunk
+
+    def _size(self, text: str) -> tuple[int, int]:
+        """Return how many parts `_tokenize` makes of a text, and the tokens it says they have."""
+        if not (self.check_embedding_ctx_length and self.tiktoken_enabled):  # sent whole, or who knows
+            return 1, 0
+        size_bytes = len(text) if text.isascii() else len(text.encode())
+        parts = -(-size_bytes // (self.embedding_ctx_length * _BYTES_A_TOKEN))
+        return parts, size_bytes // _BYTES_A_TOKEN + parts
 
     def _tokenize(
         self, texts: list[str], chunk_size: int

@@ -61,8 +61,8 @@ async def test_each_chunk_is_one_create_on_whatever_the_client_fields_hold(simul
 async def test_the_chunks_of_an_async_call_are_sent_one_after_the_other(simulate, embed):
     """`aembed_documents` awaits one chunk before it sends the next (langchain#945).
 
-    Ours: `ReliableOpenAIEmbeddings.aembed_documents` in `models/embeddings.py` calls it once a chunk, at once;
-    were it to send them at once too, the bound would not hold.
+    Ours: `ReliableOpenAIEmbeddings.aembed_documents` in `models/embeddings.py` calls it for several chunks at
+    once; were it to send them at once too, the bound would not hold.
     """
     embeddings = embed(simulate(), chunk_size=1)
     embeddings.async_client = AsyncResource()

@@ -291,7 +291,7 @@ class Recorder(BaseCallbackHandler):
 def test_each_request_is_a_run(server: Scripted, embed: Any) -> None:
     recorder = Recorder()
     server.script = [BROKEN["a page"]]
-    embed(server.embeddings(callbacks=[recorder], chunk_size=2), TEXTS)
+    embed(server.embeddings(callbacks=[recorder], chunk_size=2, max_concurrent_chunks=1), TEXTS)
     assert recorder.names == ["start", "retry", "end", "start", "end"]
     assert len({kwargs["run_id"] for _, kwargs in recorder.said}) == 2
 
