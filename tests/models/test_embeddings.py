@@ -168,7 +168,7 @@ class InFlight:
 async def test_chunks_are_sent_at_once_up_to_a_bound(
     options: dict[str, Any], most: int, simulate: Any, make: Any
 ) -> None:
-    sim = simulate(latency_seconds=0.03)
+    sim = simulate(latency_seconds=0.05)
     in_flight = InFlight()
     texts = [f"text {number}" for number in range(20)]
     async with in_flight.client:
@@ -179,26 +179,27 @@ async def test_chunks_are_sent_at_once_up_to_a_bound(
     assert vectors == make().embed_documents(texts)
 
 
-async def test_vectors_keep_the_order_of_their_texts_whoever_is_first(simulate: Any, make: Any) -> None:
-    simulate(faults=[Fault("slow", delay_seconds=0.04 - 0.005 * number) for number in range(8)])
-    ended: list[int] = []
+async def test_vectors_keep_the_order_of_their_texts_whoever_is_first(make: Any) -> None:
+    ended = [asyncio.Event() for _ in range(9)]
+    ended[8].set()
 
-    class Watching(TokenCounter):
-        def on_llm_end(self, response: Any, **kwargs: Any) -> None:
-            ended.append(response.llm_output["token_usage"]["prompt_tokens"])
-            super().on_llm_end(response, **kwargs)
+    class LastComesFirst:
+        async def create(self, *, input: list[str], **kwargs: Any) -> dict[str, Any]:  # noqa: A002
+            number = len(input[0])
+            await ended[number + 1].wait()
+            ended[number].set()
+            return {"data": [{"embedding": [float(number)]}]}
 
-    texts = ["sea " * (number + 1) for number in range(8)]
-    vectors = await make(chunk_size=1, callbacks=[Watching()]).aembed_documents(texts)
-    assert ended != sorted(ended)
-    assert vectors == make().embed_documents(texts)
+    texts = ["x" * number for number in range(1, 8)]
+    vectors = await make(chunk_size=1, async_client=LastComesFirst()).aembed_documents(texts)
+    assert vectors == [[float(number)] for number in range(1, 8)]
 
 
 @pytest.mark.parametrize("error", ["bad_request", "insufficient_quota"])
 async def test_after_a_failed_chunk_no_more_are_begun_and_what_was_sent_is_counted(
     error: str, simulate: Any, make: Any
 ) -> None:
-    slow = Fault("slow", delay_seconds=0.03)
+    slow = Fault("slow", delay_seconds=0.05)
     sim = simulate(faults=[slow, error, slow, slow])
     with track_usage() as usage, pytest.raises(openai.APIStatusError):
         await make(chunk_size=1, max_concurrent_chunks=4).aembed_documents(TEXTS)
