@@ -189,6 +189,8 @@ class CallSpan:
         result: dict[str, str | int | float] = {"lc_service.attempts": last.attempt}
         if self._usage.total_tokens or self._certainty is Certainty.MEASURED:
             result |= usage_attributes(self._usage, is_latest=self._is_latest)
+            if last.operation == "embeddings":
+                del result["gen_ai.usage.output_tokens"]
         for name, value in (
             ("gen_ai.response.model", last.response_model),
             ("gen_ai.response.time_to_first_chunk", last.first_chunk_seconds),

@@ -447,6 +447,8 @@ class TestPublishedMetrics:
         assert (tokens.sum, tokens.attributes["gen_ai.token.type"]) == (9, "input")
         assert backend.span.name == "embeddings e"
         assert backend.span.attributes["gen_ai.embeddings.dimension.count"] == 64
+        assert backend.span.attributes["gen_ai.usage.input_tokens"] == 9
+        assert "gen_ai.usage.output_tokens" not in backend.span.attributes
 
     def test_metrics_do_not_depend_on_sampling(self, make_backend: Callable[..., Backend]) -> None:
         backend = make_backend(sampler=ALWAYS_OFF)
