@@ -9,6 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lc_service.accounting.budget import Budget
+    from lc_service.accounting.budget_exceeded import BudgetExceeded
+    from lc_service.accounting.ledger.error import LedgerError
+    from lc_service.accounting.ledger.ledger import UsageLedger
+    from lc_service.accounting.pricing import ModelPrice, set_price
+    from lc_service.accounting.record import AttemptRecord
+    from lc_service.accounting.telemetry import Telemetry
     from lc_service.accounting.token_counter import TokenCounter, track_usage
     from lc_service.accounting.usage import TokenUsage
     from lc_service.accounting.usage_report import UsageReport
@@ -27,8 +34,13 @@ if TYPE_CHECKING:
     from lc_service.settings import ConfigurationError, ServiceSettings
 
 _HOME = {
+    "AttemptRecord": "lc_service.accounting.record",
+    "Budget": "lc_service.accounting.budget",
+    "BudgetExceeded": "lc_service.accounting.budget_exceeded",
     "ConfigurationError": "lc_service.settings",
+    "LedgerError": "lc_service.accounting.ledger.error",
     "MalformedResponseError": "lc_service.retry.exceptions",
+    "ModelPrice": "lc_service.accounting.pricing",
     "OpenAIService": "lc_service.service",
     "ReliableChatOpenAI": "lc_service.models.chat",
     "ReliableOpenAIEmbeddings": "lc_service.models.embeddings",
@@ -37,17 +49,25 @@ _HOME = {
     "RetryQuota": "lc_service.retry.quota",
     "RetryWithExponentialBackoff": "lc_service.retry.policy",
     "ServiceSettings": "lc_service.settings",
+    "Telemetry": "lc_service.accounting.telemetry",
     "TokenCounter": "lc_service.accounting.token_counter",
     "TokenUsage": "lc_service.accounting.usage",
     "TruncatedResponseError": "lc_service.retry.exceptions",
+    "UsageLedger": "lc_service.accounting.ledger.ledger",
     "UsageReport": "lc_service.accounting.usage_report",
+    "set_price": "lc_service.accounting.pricing",
     "track_usage": "lc_service.accounting.token_counter",
     "with_retry": "lc_service.retry.runnable",
 }
 
 __all__ = [
+    "AttemptRecord",
+    "Budget",
+    "BudgetExceeded",
     "ConfigurationError",
+    "LedgerError",
     "MalformedResponseError",
+    "ModelPrice",
     "OpenAIService",
     "ReliableChatOpenAI",
     "ReliableOpenAIEmbeddings",
@@ -56,10 +76,13 @@ __all__ = [
     "RetryQuota",
     "RetryWithExponentialBackoff",
     "ServiceSettings",
+    "Telemetry",
     "TokenCounter",
     "TokenUsage",
     "TruncatedResponseError",
+    "UsageLedger",
     "UsageReport",
+    "set_price",
     "track_usage",
     "with_retry",
 ]

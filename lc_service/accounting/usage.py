@@ -7,7 +7,7 @@ No I/O and no prices here.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -57,29 +57,30 @@ class TokenUsage:
         Raises:
             TypeError: `usage` has neither an input nor an output count.
         """
-        inputs = _number(usage, "prompt_tokens", "input_tokens")
-        outputs = _number(usage, "completion_tokens", "output_tokens")
+        get = _getter(usage)
+        inputs, outputs = (
+            _first(get, "prompt_tokens", "input_tokens"),
+            _first(get, "completion_tokens", "output_tokens"),
+        )
         if inputs is None and outputs is None:
             raise TypeError(
                 "Token usage needs prompt_tokens and completion_tokens, or input_tokens and output_tokens; "
                 f"this {type(usage).__name__} has none of them."
             )
-        input_details = _details(
-            usage, "prompt_tokens_details", "input_tokens_details", "input_token_details"
-        )
-        output_details = _details(
-            usage, "completion_tokens_details", "output_tokens_details", "output_token_details"
+        of_input = _details(get, "prompt_tokens_details", "input_tokens_details", "input_token_details")
+        of_output = _details(
+            get, "completion_tokens_details", "output_tokens_details", "output_token_details"
         )
         return cls(
             input_tokens=inputs or 0,
-            cached_input_tokens=_tiered(input_details, "cached_tokens", "cache_read"),
-            cache_write_tokens=_tiered(input_details, "cache_write_tokens", "cache_creation"),
-            audio_input_tokens=_detail(input_details, "audio_tokens", "audio"),
+            cached_input_tokens=_tiered(of_input, "cached_tokens", "cache_read"),
+            cache_write_tokens=_tiered(of_input, "cache_write_tokens", "cache_creation"),
+            audio_input_tokens=_first(of_input, "audio_tokens", "audio") or 0,
             output_tokens=outputs or 0,
-            reasoning_tokens=_tiered(output_details, "reasoning_tokens", "reasoning"),
-            audio_output_tokens=_detail(output_details, "audio_tokens", "audio"),
-            accepted_prediction_tokens=_detail(output_details, "accepted_prediction_tokens"),
-            rejected_prediction_tokens=_detail(output_details, "rejected_prediction_tokens"),
+            reasoning_tokens=_tiered(of_output, "reasoning_tokens", "reasoning"),
+            audio_output_tokens=_first(of_output, "audio_tokens", "audio") or 0,
+            accepted_prediction_tokens=_first(of_output, "accepted_prediction_tokens") or 0,
+            rejected_prediction_tokens=_first(of_output, "rejected_prediction_tokens") or 0,
         )
 
 
@@ -88,31 +89,40 @@ USAGE_FIELDS = tuple(field.name for field in fields(TokenUsage))
 _values = operator.attrgetter(*USAGE_FIELDS)
 
 
-def _field(holder: object, name: str) -> Any:
-    return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+_Getter = Callable[[str], Any]
 
 
-def _number(holder: object, *names: str) -> int | None:
+def _nothing(_: str) -> None:
+    return None
+
+
+def _getter(holder: object) -> _Getter:
+    if holder is None:
+        return _nothing
+    return holder.get if isinstance(holder, Mapping) else lambda name: getattr(holder, name, None)
+
+
+def _first(get: _Getter, *names: str) -> int | None:
     for name in names:
-        value = _field(holder, name)
+        value = get(name)
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     return None
 
 
-def _tiered(details: object, wire_name: str, name: str) -> int:
+def _tiered(get: _Getter, wire_name: str, name: str) -> int:
     """Read a detail under the API's name or LangChain's, which has the service tier before it.
 
     A sum of several calls' metadata can have more than one tier.
     """
-    if (number := _number(details, wire_name)) is not None:
-        return number
-    return sum(_number(details, tier + name) or 0 for tier in ("", "priority_", "flex_"))
+    number = _first(get, wire_name)
+    if number is not None or get is _nothing:
+        return number or 0
+    return sum(_first(get, tier + name) or 0 for tier in ("", "priority_", "flex_"))
 
 
-def _detail(details: object, *names: str) -> int:
-    return _number(details, *names) or 0
-
-
-def _details(usage: object, *names: str) -> object:
-    return next((value for name in names if (value := _field(usage, name)) is not None), None)
+def _details(get: _Getter, *names: str) -> _Getter:
+    for name in names:
+        if (details := get(name)) is not None:
+            return _getter(details)
+    return _nothing
