@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from langchain_core.messages import AIMessage, BaseMessage, MessageLikeRepresentation, convert_to_messages
 from langchain_core.outputs import ChatGeneration
@@ -33,6 +33,7 @@ from lc_service.settings import ServiceSettings
 if TYPE_CHECKING:
     from lc_service.accounting.budget import Budget
     from lc_service.accounting.ledger import UsageLedger
+    from lc_service.accounting.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,11 @@ class OpenAIService:
         temperature: Sampling temperature from 0 to 2 of everything this service does; the model's own where
             nothing says otherwise (`chat_completion`: 0.7).
         embedding_model: The embedding model; `LC_SERVICE_EMBEDDING_MODEL` where None.
-        budget: A `Budget`, or several, that every call must fit into; `LC_SERVICE_BUDGET_USD` where None.
+        budget: A `Budget`, or several, that every call must fit into; `LC_SERVICE_BUDGET_USD` where None; an
+            empty list for none in any case.
         ledger: A `UsageLedger`, or its file or URL, that keeps a row for every attempt; `LC_SERVICE_LEDGER`
-            where None.
+            where None; False for none in any case.
+        telemetry: A `Telemetry` that tells OpenTelemetry of every call.
 
     Raises:
         ConfigurationError: The key is missing, or a setting is wrong. Nothing has been sent.
@@ -89,7 +92,8 @@ class OpenAIService:
         temperature: float | None = None,
         embedding_model: str | None = None,
         budget: Budget | Sequence[Budget] | None = None,
-        ledger: UsageLedger | str | PathLike[str] | None = None,
+        ledger: UsageLedger | str | PathLike[str] | Literal[False] | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._settings = ServiceSettings.load(
             api_key=api_key,
@@ -103,6 +107,7 @@ class OpenAIService:
         self._retry = retry or self._settings.retry_policy()
         self._counter = TokenCounter()
         self.ledger = _open_ledger(self._settings.ledger if ledger is None else ledger)
+        self._telemetry = telemetry
         self.budget = _set_budget(self._settings.budget_usd) if budget is None else budget
         self.chat_model = ReliableChatOpenAI(model=self._settings.model, **self._common())
         if self._settings.temperature is not None and self._takes_temperature:
@@ -118,6 +123,7 @@ class OpenAIService:
             "callbacks": [self._counter],
             "budget": self.budget,
             "ledger": self.ledger,
+            "telemetry": self._telemetry,
         }
         if settings.timeout_seconds is not None:
             common["timeout"] = settings.timeout_seconds
@@ -242,9 +248,9 @@ class OpenAIService:
         return f"OpenAIService(model={self._settings.model!r}, usage={self.usage!r})"
 
 
-def _open_ledger(ledger: UsageLedger | str | PathLike[str] | None) -> UsageLedger | None:
+def _open_ledger(ledger: UsageLedger | str | PathLike[str] | Literal[False] | None) -> UsageLedger | None:
     if not isinstance(ledger, (str, PathLike)):
-        return ledger
+        return ledger or None
     from lc_service.accounting.ledger import UsageLedger  # noqa: PLC0415  brings SQLAlchemy
 
     return UsageLedger(ledger)

@@ -101,6 +101,7 @@ class _Conversation:
 
             simulator = Simulator(latency_seconds=0.3, chunk_delay_seconds=0.02, max_lifetime_seconds=86_400)
             url = stack.enter_context(simulator).base_url
+            options |= {"budget": (), "ledger": False}  # what is simulated costs nothing
             self._err.print("No OPENAI_API_KEY: answers come from the built-in simulator.", style="yellow")
         # a server of one's own may need no key, but the SDK needs a word
         self._service = OpenAIService(key or "none", base_url=url, retry=policy, **options)

@@ -55,6 +55,9 @@ def demo(
         bool, typer.Option("--live", help="Use the real API and your key. This costs money.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --live spends it.")] = False,
+    ledger: Annotated[
+        str | None, option(metavar="FILE", help="Keep every attempt there, for `lc-service usage FILE`.")
+    ] = None,
     show: Annotated[int, option(min=0, help="How many answers to print.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
     verbose: Verbose = False,
@@ -83,6 +86,7 @@ def demo(
             seed=seed,
             concurrency=concurrency,
             model=model,
+            ledger=ledger,
         )
         live_target = _live_target(model) if live else ""
         job = room.DemoJob(room.load_factory(chain), room.choose_documents(documents), settings)

@@ -56,6 +56,7 @@ class DemoSettings:
         seed: Another seed gives other faults.
         concurrency: Items in progress at a time.
         model: The chat model; the settings' own where None.
+        ledger: File or URL of a ledger that keeps every attempt; None for none.
     """
 
     faults: float = 0.2
@@ -65,6 +66,7 @@ class DemoSettings:
     seed: int = 7
     concurrency: int = 16
     model: str | None = None
+    ledger: str | None = None
 
 
 class DemoJob:
@@ -141,7 +143,12 @@ class DemoJob:
         ):
             self._bill = simulator.bill
             service = OpenAIService(
-                api_key=_KEY, model=settings.model, base_url=simulator.base_url, retry=policy
+                api_key=_KEY,
+                model=settings.model,
+                base_url=simulator.base_url,
+                retry=policy,
+                budget=(),  # what is simulated costs nothing, whatever the settings say
+                ledger=settings.ledger or False,
             )
             self._run(service)
             simulator.wait_until_idle()
@@ -157,7 +164,8 @@ class DemoJob:
         policy = replace(ServiceSettings.load().retry_policy(), on_retry=self._count_retry)
         self._expected.clear()
         with self._stoppable():
-            self._run(OpenAIService(model=self.settings.model, retry=policy))
+            settings = self.settings
+            self._run(OpenAIService(model=settings.model, retry=policy, ledger=settings.ledger))
         return self.result()
 
     def _run(self, service: OpenAIService) -> None:

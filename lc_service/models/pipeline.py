@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 AnyRunManager = RunManager | AsyncRunManager
 
 
+_PORTS = {"https": 443, "http": 80}
+
+
 class Call:
     """One call: what its attempts have in common. Belongs to that call, so it needs no lock.
 
@@ -70,7 +73,7 @@ class Call:
                 run_id=self.run_id,
                 is_stream=request.is_stream,
                 server_address=None if server is None else server.host,
-                server_port=None if server is None else server.port,
+                server_port=None if server is None else server.port or _PORTS.get(server.scheme),
                 parameters=request.parameters,
             )
         return self
