@@ -36,6 +36,7 @@ from lc_service.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from lc_service.accounting.ledger import UsageLedger
     from lc_service.demo import DemoResult
 
 
@@ -86,7 +87,7 @@ def demo(
             seed=seed,
             concurrency=concurrency,
             model=model,
-            ledger=ledger,
+            ledger=_open(ledger),
         )
         live_target = _live_target(model) if live else ""
         job = room.DemoJob(room.load_factory(chain), room.choose_documents(documents), settings)
@@ -105,6 +106,17 @@ def demo(
     else:
         room.show_result(out, result, show)
     return _verdict(result)
+
+
+def _open(ledger: str | None) -> UsageLedger | None:
+    if ledger is None:
+        return None
+    from lc_service.accounting.ledger import LedgerError, UsageLedger
+
+    try:
+        return UsageLedger(ledger)
+    except LedgerError as error:
+        raise CommandError(str(error)) from error
 
 
 def _live_target(model: str | None) -> str:

@@ -22,6 +22,7 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from lc_service import clock
+from lc_service.accounting.ledger import UsageLedger
 from lc_service.accounting.usage import TokenUsage
 from lc_service.accounting.usage_report import UsageReport
 from lc_service.data import Document, load_documents
@@ -56,7 +57,7 @@ class DemoSettings:
         seed: Another seed gives other faults.
         concurrency: Items in progress at a time.
         model: The chat model; the settings' own where None.
-        ledger: File or URL of a ledger that keeps every attempt; None for none.
+        ledger: Keeps every attempt; None for none.
     """
 
     faults: float = 0.2
@@ -66,7 +67,7 @@ class DemoSettings:
     seed: int = 7
     concurrency: int = 16
     model: str | None = None
-    ledger: str | None = None
+    ledger: UsageLedger | None = None
 
 
 class DemoJob:
