@@ -129,7 +129,10 @@ class UsageLedger:
 
         Raises:
             LedgerError: The database cannot be read.
+            ValueError: `resolution` is none of these.
         """
+        if resolution not in get_args(Resolution):
+            raise ValueError(f"resolution is one of {get_args(Resolution)}, not {resolution!r}.")
         self.flush()
         return self._reader.lines(since, until, resolution)
 

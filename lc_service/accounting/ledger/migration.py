@@ -61,6 +61,7 @@ def migrate(connection: sa.Connection, *, place: str) -> None:
 
     Raises:
         LedgerError: A newer version has been here.
+        sqlalchemy.exc.DBAPIError: The database cannot be written to.
     """
     migrations.create(connection, checkfirst=True)
     version = connection.scalar(sa.select(sa.func.max(migrations.c.version))) or 0
@@ -73,3 +74,7 @@ def migrate(connection: sa.Connection, *, place: str) -> None:
         change(connection)
         applied_at = int(clock.wall() * 1e6)
         connection.execute(migrations.insert().values(version=number, applied_at=applied_at))
+    nothing = sa.select(attempts).where(sa.false())
+    connection.execute(
+        attempts.insert().from_select(attempts.columns.keys(), nothing)
+    )  # refused if read-only

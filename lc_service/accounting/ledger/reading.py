@@ -106,14 +106,14 @@ def _bounds(since: datetime | None, until: datetime | None) -> dict[str, int]:
 
 def _lines(resolution: Resolution) -> sa.Select[Any]:
     columns = attempts.c
-    span: sa.ColumnElement[int] = sa.literal_column(str(_MICROSECONDS[resolution]))
+    span: sa.ColumnElement[int] = sa.literal_column(str(_MICROSECONDS[resolution]), sa.BigInteger)
     at = (columns.started_at - columns.started_at % span).label("at")
     keys = (columns.model, columns.operation, columns.status, at, columns.tags, columns.metadata)
 
     def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
         return sa.func.sum(sa.case((condition, sa.literal_column("1")), else_=sa.literal_column("0")))
 
-    million: sa.ColumnElement[int] = sa.literal_column("1000000")
+    million: sa.ColumnElement[int] = sa.literal_column("1000000", sa.BigInteger)
     return (
         sa.select(
             *keys,

@@ -19,7 +19,7 @@ from lc_service.accounting.ledger.row import clean, from_picousd, to_microsecond
 from lc_service.accounting.ledger.schema import attempts, reservations
 from lc_service.accounting.spending import Amount, AttemptRequest, Balance, Scope
 
-_MILLION: sa.ColumnElement[int] = sa.literal_column("1000000")
+_MILLION: sa.ColumnElement[int] = sa.literal_column("1000000", sa.BigInteger)
 _ALWAYS = -(2**63)
 _MAX_SCOPES = 256  # a scope with a moving `since` is a new one each time
 
@@ -71,7 +71,7 @@ class Reservations:
         gone = balance.spent + balance.reserved + amount
         if limit_tokens is not None and gone.tokens > limit_tokens:
             return False, balance
-        if limit_usd is not None and to_picousd(gone.usd) > to_picousd(limit_usd):
+        if limit_usd is not None and gone.usd > limit_usd:
             return False, balance
         tokens, picousd = amount.tokens, to_picousd(amount.usd)
         expires_at = int((clock.wall() + lease_seconds) * 1e6)

@@ -17,6 +17,7 @@ from lc_service import clock
 from lc_service.accounting.ledger.database import Database, Durability
 from lc_service.accounting.ledger.error import LedgerError
 
+_LOG_PAGES = 4_000  # 16 MB: whoever fills it waits for the disk, so not every 300 attempts
 _CHECKED_BYTES = 64 * 2**20  # a check reads it all: a fifth of a second
 _WORDS = {
     sqlite3.SQLITE_NOTADB: "is not a SQLite database. Choose another path.",
@@ -68,6 +69,7 @@ class SqliteDatabase(Database):
     def set_up(self, connection: DBAPIConnection) -> None:
         """Set how much a commit waits for the disk."""
         cursor = connection.cursor()
+        cursor.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
         cursor.execute(f"PRAGMA synchronous={self._synchronous}")
         cursor.execute("PRAGMA fullfsync=ON")  # macOS: an fsync that means it
         cursor.close()
