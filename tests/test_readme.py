@@ -23,7 +23,8 @@ BLOCKS = [*EXAMPLES, *(("Test your own program", block) for block in TEST_DOUBLE
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Simulator]:
+    monkeypatch.chdir(tmp_path)  # an example writes a ledger
     with Simulator() as sim:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-readme")
         monkeypatch.setenv("OPENAI_BASE_URL", sim.base_url)
