@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from langchain.agents import create_agent
@@ -452,3 +453,68 @@ def test_chunks_add_up_to_a_message_with_their_usage(simulate, chat):
     assert whole.text == "".join(chunk.text for chunk in chunks)
     assert whole.usage_metadata["output_tokens"] > 0
     assert whole.response_metadata["finish_reason"] == "stop"
+
+
+class Cached(ChatOpenAI):
+    """ChatOpenAI that notes the run manager of every call that is not `stream`, by where it comes through."""
+
+    seen: list[Any] = Field(default_factory=list, exclude=True)
+
+    def _generate_with_cache(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        self.seen.append(run_manager)
+        return super()._generate_with_cache(messages, stop, run_manager, **kwargs)
+
+    async def _agenerate_with_cache(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        self.seen.append(run_manager)
+        return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
+
+
+async def test_generate_with_cache_has_the_run_manager_that_stream_lacks(simulate, chat):
+    """Every call but `stream` and `astream` comes through `_generate_with_cache` with its run manager.
+
+    Ours: `ReliableChatOpenAI` overrides the two, and hands the run on to `_stream`, which
+    `test_every_sync_call_comes_through_generate_or_stream` shows to get none.
+    """
+    server = simulate()
+    for method in ("_generate_with_cache", "_agenerate_with_cache"):
+        names = list(inspect.signature(getattr(ChatOpenAI, method)).parameters)
+        assert names == ["self", "messages", "stop", "run_manager", "kwargs"]
+    model = chat(server, cls=Cached)
+    model.invoke(HELLO)
+    agent(model).invoke(ask())
+    list(agent(model).stream(ask(), stream_mode="messages"))
+    assert [type(manager) for manager in model.seen] == [CallbackManagerForLLMRun] * 3
+    await model.ainvoke(HELLO)
+    await collect(agent(model).astream(ask(), stream_mode="messages"))
+    assert [type(manager) for manager in model.seen[3:]] == [AsyncCallbackManagerForLLMRun] * 2
+    list(model.stream(HELLO))
+    await collect(model.astream(HELLO))
+    assert len(model.seen) == 5
+
+
+def test_the_sdk_sends_through_its_http_clients_send(simulate):
+    """The SDK sends every request with `send` of the HTTP client it was given.
+
+    Ours: `ProcessBoundClient.send` and `LoopBoundAsyncClient.send` show the response's head to an attempt.
+    """
+    simulator = simulate()
+    sent: list[str] = []
+
+    class Client(httpx2.Client):
+        def send(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
+            response = super().send(request, **kwargs)
+            sent.append(response.headers["x-request-id"])
+            return response
+
+    with Client() as http:
+        client = openai.OpenAI(base_url=simulator.base_url, api_key="k", http_client=http)
+        message: Any = {"role": "user", "content": HELLO}
+        client.chat.completions.create(model="gpt-4.1-mini", messages=[message])
+        for _ in client.chat.completions.create(model="gpt-4.1-mini", messages=[message], stream=True):
+            pass
+        client.embeddings.create(model="text-embedding-3-small", input="x")
+    assert len(set(sent)) == len(simulator.requests) == 3
