@@ -144,7 +144,7 @@ def in_new_process() -> Callable[..., subprocess.Popen[str]]:
     def start(script: str, *args: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(  # noqa: S603  the script is the test's
             [sys.executable, "-c", script, *map(str, args)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
         )  # fmt: skip
         processes.append(process)

@@ -218,6 +218,33 @@ def test_a_fork_goes_on_with_connections_of_its_own(
     }
 
 
+def test_a_parent_that_closes_does_not_take_the_file_from_its_child(
+    path: Path, open_ledger: Open, make_attempt: MakeAttempt
+) -> None:
+    ledger = open_ledger(path)
+    ledger.record(make_attempt())
+    from_child, to_parent = os.pipe()
+    from_parent, to_child = os.pipe()
+    child = os.fork()
+    if child == 0:
+        failed = 1
+        try:
+            ledger.record(make_attempt())
+            os.write(to_parent, b".")
+            os.read(from_parent, 1)
+            ledger.record(make_attempt())
+            failed = ledger.unwritten
+        finally:
+            os._exit(failed)
+    os.read(from_child, 1)
+    ledger.close()  # the last to close a file removes its log: it must know that it is not
+    os.write(to_child, b".")
+    assert os.waitpid(child, 0)[1] == 0
+    for end in (from_child, to_parent, from_parent, to_child):
+        os.close(end)
+    assert len(list(ledger.records())) == 3
+
+
 def test_forks_in_the_midst_of_writing_lose_nothing(
     path: Path, open_ledger: Open, make_attempt: MakeAttempt
 ) -> None:

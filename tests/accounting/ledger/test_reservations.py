@@ -167,7 +167,7 @@ class Model(RuleBasedStateMachine):
         place = f"{self.folder.name}/usage.db"
         self.ledgers = [UsageLedger(place), UsageLedger(place)]  # as of two processes
         self.open: dict[uuid.UUID, int] = {}
-        self.spent = 0
+        self.made = self.spent = 0
 
     def teardown(self) -> None:
         for ledger in self.ledgers:
@@ -176,7 +176,8 @@ class Model(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1), amount=st.integers(0, 400))
     def reserve(self, which: int, amount: int) -> None:
-        request = request_for(at=datetime.now(UTC))
+        self.made += 1
+        request = request_for(uuid.UUID(int=self.made), at=datetime.now(UTC))
         fits = self.spent + sum(self.open.values()) + amount <= self.limit
         assert reserve(self.ledgers[which], request, tokens(amount), self.limit)[0] is fits
         if fits:
@@ -218,6 +219,8 @@ from lc_service.accounting.ledger import UsageLedger
 from lc_service.accounting.spending import Amount, AttemptRequest, Scope
 ledger = UsageLedger(sys.argv[1])
 spent = 0
+print("ready", flush=True)
+sys.stdin.readline()
 while True:
     request = AttemptRequest(run_id=uuid.uuid4(), attempt=1, model="m", input_tokens=1, max_input_tokens=1,
                              at=datetime.now(UTC))
@@ -234,11 +237,18 @@ while True:
 def test_processes_that_hammer_one_ledger_never_exceed_the_limit_even_if_one_is_killed(
     place: str, in_new_process: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    limit = 3_000
+    limit = 15_000
     processes = [in_new_process(SPEND, place, limit) for _ in range(3)]
     victim, *others = processes
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
     assert victim.stdout is not None
-    for _ in range(20):
+    for _ in range(5):
         assert victim.stdout.readline()
     victim.send_signal(signal.SIGKILL)
     for process in others:
