@@ -199,7 +199,11 @@ class LedgerAccount:
     def is_held_elsewhere(self, balance: Balance, since: datetime | None) -> bool:
         """Say whether more is reserved than this budget's own holds."""
         here = sum((hold.amount for hold in self._line.open_holds() if hold.since == since), start=Amount())
-        return balance.reserved.tokens > here.tokens or balance.reserved.usd > here.usd
+        return not replace(
+            self._limit,
+            tokens=None if self._limit.tokens is None else here.tokens,
+            usd=None if self._limit.usd is None else here.usd,
+        ).has_room_for(balance.reserved)
 
 
 def _asked(question: Callable[[], T]) -> T:

@@ -52,7 +52,7 @@ class Reservation:
     async def arelease(self) -> None:
         """Do as `release`, without blocking the event loop, and even if this task is cancelled meanwhile."""
         if any(allowance.is_shared for allowance, _ in self._holds):
-            await asyncio.wrap_future(threads().submit(self.release))
+            await asyncio.shield(asyncio.wrap_future(threads().submit(self.release)))
         else:
             self.release()
 
@@ -110,10 +110,15 @@ class Budget:
         )
 
     @property
+    def ledger(self) -> Any:
+        """The ledger that it holds for; a model with this budget records its attempts there."""
+        return self._ledger
+
+    @property
     def spent(self) -> Amount:
         """What ended attempts took, of this day where the budget is daily. Asks the ledger, if there is one.
 
-        A limit that was not given is not counted: `usd` stays 0 where the limit is in tokens alone.
+        Without a ledger, `usd` stays 0 where the limit is in tokens alone: nothing is priced for it.
         """
         return self._allowance.balance().spent
 

@@ -28,6 +28,7 @@ from lc_service.accounting.request_amount import (
 )
 from lc_service.accounting.spending import Amount, AttemptRequest, Limit
 from lc_service.accounting.usage import TokenUsage
+from lc_service.accounting.waiting_line import Hold, Party
 from lc_service.retry.errors import classify
 
 MODEL = "gpt-4o-mini"
@@ -155,6 +156,14 @@ def test_usd_are_reserved_at_the_price_of_that_time_and_tier() -> None:
     # nobody said which tier: it may be served by the dearest
     assert Budget(usd=1, strict=True).reserve(request(max_output_tokens=30)).amount.usd == most
     assert Budget(usd=1).reserve(request(max_output_tokens=30)).amount.usd < usual
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_the_price_is_that_of_the_day(strict: bool) -> None:
+    budget = Budget(usd=1, strict=strict)
+    before = budget.reserve(request(model="o3", service_tier="default", at=datetime(2025, 5, 1, tzinfo=UTC)))
+    after = budget.reserve(request(model="o3", service_tier="default", at=datetime(2025, 7, 1, tzinfo=UTC)))
+    assert before.amount.usd == 5 * after.amount.usd, "80 % off since June 2025"
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -343,6 +352,7 @@ def test_a_stream_that_the_garbage_collector_closes_settles_inside_of_a_budget()
     thread.start()
     thread.join(5)
     assert not thread.is_alive(), "it waits for itself"
+    assert len(budget._allowance._line.open_holds()) == 1, "what was settled meanwhile waits for nobody"
     assert (budget.spent, budget.reserved) == (Amount(tokens=10), Amount(tokens=100))
 
 
@@ -400,6 +410,19 @@ def test_a_clock_set_back_brings_no_day_back(fake_clock: Any) -> None:
     reservation.settle(record(reservation, 100))
     with pytest.raises(BudgetExceeded):
         budget.reserve(request())
+
+
+def test_who_asks_at_midnight_with_yesterdays_date_counts_for_today(fake_clock: Any) -> None:
+    """One thread looks at the clock, another begins the new day, then the first one asks."""
+    fake_clock.wall_time = NOON
+    budget = Budget(tokens=100, strict=True, per_day=True)
+    account, asked = budget._allowance.account, request()
+    hold = Hold(asked, Amount(tokens=60), datetime(2027, 1, 14, tzinfo=UTC), Party.current())
+    assert budget.reserved == Amount()
+    assert account.try_reserve(hold)[0]
+    assert budget.reserved == Amount(tokens=60)
+    account.release(hold)
+    assert budget.reserved == Amount()
 
 
 def test_other_budgets_do_not_look_at_the_day(fake_clock: Any) -> None:

@@ -21,7 +21,7 @@ from lc_service.accounting.budget_exceeded import BudgetExceeded
 from lc_service.accounting.record import AttemptRecord
 from lc_service.accounting.spending import Amount, AttemptRequest
 from lc_service.accounting.usage import TokenUsage
-from lc_service.accounting.waiting_line import Turn
+from lc_service.accounting.waiting_line import Hold, Party, Turn, WaitingLine
 
 MIDNIGHT = 1_800_057_600.0  # 2027-01-16 00:00 UTC
 
@@ -155,6 +155,15 @@ def test_what_never_fits_is_refused_at_once_even_behind_others() -> None:
         first.result(5)
 
 
+def test_it_does_not_wait_for_one_budget_where_another_has_nothing_left() -> None:
+    one, two = strict(100), strict(10)
+    held = elsewhere(lambda: one.reserve(request(80)))
+    with pytest.raises(BudgetExceeded) as caught:
+        reserve_all([one, two], request(50))
+    assert caught.value.limit == two.limit
+    held.release()
+
+
 # --- cancelled while it waits ---
 
 
@@ -264,6 +273,21 @@ def test_a_loop_does_not_wait_for_the_program_that_runs_it() -> None:
     with pytest.raises(BudgetExceeded, match="stream"):
         asyncio.run(budget.areserve(request(50)))
     stream.release()
+
+
+def test_nobody_is_stuck_behind_one_who_is_about_to_try_again() -> None:
+    line = WaitingLine()
+    others = elsewhere(Party.current)
+    line.opened(Hold(request(10), Amount(tokens=10), None, Party.current()))
+    first = line.join(others, is_async=False)
+    line.join(Party.current(), is_async=False)
+    assert not line.is_stuck(), "it has not asked yet"
+    first.is_refused = True
+    assert line.is_stuck()
+    line.wake_first()
+    assert not line.is_stuck(), "something made room for it"
+    first.rearm()
+    assert not line.is_stuck(), "it asks"
 
 
 def test_it_waits_where_another_holds_something_too() -> None:
