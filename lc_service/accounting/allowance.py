@@ -53,7 +53,7 @@ class Allowance:
 
         Raises:
             UnpricedModelError: The limit is in USD and no price is known.
-            UnboundedRequestError: The budget is strict and nothing bounds the answer.
+            UnboundedRequestError: The budget is strict and nothing bounds the prompt or the answer.
         """
         measure = greatest_amount if self._is_strict else probable_amount
         return measure(request, in_usd=self.limit.usd is not None)
@@ -174,9 +174,9 @@ class Allowance:
             return " and ".join(parts)
 
         raise BudgetExceeded(
-            f"The budget {self.name} has no room for this call, so nothing was sent: limit {told(self.limit)}, "
-            f"spent {told(balance.spent)}, reserved by calls under way {told(balance.reserved)}, "
-            f"needed {told(amount)}. {why} Raise the limit, or ask for less, such as a smaller max_tokens"
+            f"The budget {self.name} has no room for this call, so nothing was sent: "
+            f"limit {told(self.limit)}, spent {told(balance.spent)}, "
+            f"reserved by calls under way {told(balance.reserved)}, needed {told(amount)}. {why} Raise the limit, or ask for less, such as a smaller max_tokens"
             + (", or wait for the next day, which begins at 00:00 UTC." if self._per_day else "."),
             budget=self.name,
             limit=self.limit,

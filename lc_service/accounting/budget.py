@@ -11,14 +11,16 @@ import itertools
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 from functools import partial, reduce
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from lc_service.accounting.account import ReservingLedger
 from lc_service.accounting.allowance import Allowance
 from lc_service.accounting.record import AttemptRecord
 from lc_service.accounting.spending import Amount, AttemptRequest, Limit
 from lc_service.accounting.steps import Procedure, arun, run, threads
 from lc_service.accounting.waiting_line import Hold
+
+if TYPE_CHECKING:
+    from lc_service.accounting.ledger import UsageLedger
 
 _count = itertools.count()
 
@@ -77,6 +79,10 @@ class Budget:
         ledger: Where the sums are kept.
         name: What errors call it.
 
+    Attributes:
+        limit: What it allows.
+        ledger: As given; a model with this budget records its attempts there.
+
     Raises:
         ValueError: There is no limit, or one that is none.
     """
@@ -89,7 +95,7 @@ class Budget:
         *,
         per_day: bool = False,
         tag: str | None = None,
-        ledger: ReservingLedger | None = None,
+        ledger: UsageLedger | None = None,
         name: str | None = None,
     ) -> None:
         if usd is None and tokens is None:
@@ -102,17 +108,12 @@ class Budget:
         self.per_day = per_day
         self.tag = tag
         self.name = name
-        self._ledger = ledger
+        self.ledger = ledger
         if usd is not None:  # here, rather than in an event loop at the first call: a quarter of a second
             import genai_prices  # noqa: F401, PLC0415
         self._allowance = Allowance(
             name or repr(self), self.limit, is_strict=strict, per_day=per_day, tag=tag, ledger=ledger
         )
-
-    @property
-    def ledger(self) -> Any:
-        """The ledger that it holds for; a model with this budget records its attempts there."""
-        return self._ledger
 
     @property
     def spent(self) -> Amount:
@@ -139,7 +140,7 @@ class Budget:
         Raises:
             BudgetExceeded: It does not fit and no wait helps. Nothing must be sent.
             UnpricedModelError: The limit is in USD and the model's price is not known.
-            UnboundedRequestError: The budget is strict and nothing bounds the answer.
+            UnboundedRequestError: The budget is strict and nothing bounds the prompt or the answer.
             BudgetUnavailableError: The ledger cannot be asked.
         """
         return reserve_all((self,), request)
@@ -153,13 +154,12 @@ class Budget:
         parts += [] if self.limit.tokens is None else [f"tokens={self.limit.tokens}"]
         parts += [f"{name}=True" for name in ("strict", "per_day") if getattr(self, name)]
         parts += [f"{name}={getattr(self, name)!r}" for name in ("tag", "name") if getattr(self, name)]
-        parts += (
-            [] if self._ledger is None else [f"ledger={type(self._ledger).__name__}"]
-        )  # no URL, no password
+        if self.ledger is not None:
+            parts.append(f"ledger={type(self.ledger).__name__}")  # its URL may hold a password
         return f"Budget({', '.join(parts)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._ledger is None:
+        if self.ledger is None:
             raise TypeError(
                 "A budget without a ledger lives in one process: a copy in another one would double the "
                 "limit. Give it a ledger=UsageLedger(...), which both share, or make a smaller budget there."
@@ -171,7 +171,7 @@ class Budget:
             self.strict,
             per_day=self.per_day,
             tag=self.tag,
-            ledger=self._ledger,
+            ledger=self.ledger,
             name=self.name,
         ), ()
 

@@ -23,7 +23,7 @@ class UnpricedModelError(ModelError, ValueError):
 
 
 class UnboundedRequestError(ModelError, ValueError):
-    """Raise when a strict budget is asked for a request that does not say how long its answer may be."""
+    """Raise when a strict budget is asked for a request whose prompt or answer may be of any length."""
 
 
 def probable_amount(request: AttemptRequest, *, in_usd: bool) -> Amount:
@@ -62,26 +62,33 @@ def greatest_amount(request: AttemptRequest, *, in_usd: bool) -> Amount:
         in_usd: Whether it has to have a price; else `usd` stays 0.
 
     Raises:
-        UnboundedRequestError: Nothing says how long the answer may become.
+        UnboundedRequestError: Nothing bounds the prompt or the answer.
         UnpricedModelError: It has to have a price and none is known.
     """
+    input_tokens = request.max_input_tokens
     output_tokens = 0 if request.operation == "embeddings" else request.max_output_tokens
     if output_tokens is None:
         raise UnboundedRequestError(
             f"A strict budget sets aside the longest answer that a request allows, and this one to "
             f"{request.model!r} names no bound: give max_tokens, or use a budget with strict=False."
         )
+    if input_tokens is None:
+        raise UnboundedRequestError(
+            f"A strict budget sets aside the most tokens that a prompt can come to, and nobody can say it of "
+            f"this one to {request.model!r}, which holds pictures, sounds or files: use a budget with "
+            "strict=False."
+        )
     usd: Decimal | None = Decimal()
     if in_usd:
         usd = max_cost(
-            request.max_input_tokens,
+            input_tokens,
             output_tokens,
             request.model,
             at=request.at,
             operation=request.operation,
             service_tier=request.service_tier,
         )
-    return _amount(request, request.max_input_tokens + output_tokens, usd)
+    return _amount(request, input_tokens + output_tokens, usd)
 
 
 def _amount(request: AttemptRequest, tokens: int, usd: Decimal | None) -> Amount:

@@ -87,7 +87,7 @@ class AttemptRequest:
         model: The model that is asked.
         service_tier: The tier that is asked for.
         input_tokens: The prompt's tokens as estimated.
-        max_input_tokens: A bound that the prompt cannot exceed.
+        max_input_tokens: A bound that the prompt cannot exceed; None where nobody knows one.
         max_output_tokens: The longest answer that the request allows, all choices together; None where
             neither the request nor the model's profile says.
         choices: How many answers are asked for (`n`).
@@ -101,7 +101,7 @@ class AttemptRequest:
     model: str
     service_tier: str | None = None
     input_tokens: int
-    max_input_tokens: int
+    max_input_tokens: int | None
     max_output_tokens: int | None = None
     choices: int = 1
     tags: tuple[str, ...] = ()

@@ -121,7 +121,11 @@ def test_a_strict_budget_asks_for_a_bound() -> None:
         budget.reserve(request(max_output_tokens=None))
     assert isinstance(caught.value, ValueError)
     assert not classify(caught.value).is_transient
+    with pytest.raises(UnboundedRequestError, match="pictures") as caught:
+        budget.reserve(request(max_input_tokens=None))
+    assert "max_tokens" not in str(caught.value), "that would not help"
     assert budget.reserved == Amount()
+    Budget(tokens=10**9).reserve(request(max_input_tokens=None)).release()
 
 
 def test_a_budget_reserves_what_recent_answers_let_expect() -> None:
@@ -495,4 +499,4 @@ def test_a_budget_with_a_ledger_travels() -> None:
     travelled = pickle.loads(pickle.dumps(budget))
     assert repr(travelled) == repr(budget)
     assert travelled.limit == budget.limit
-    assert travelled._ledger == ledger
+    assert travelled.ledger == ledger

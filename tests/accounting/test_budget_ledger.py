@@ -106,7 +106,7 @@ def test_a_restart_goes_on_with_what_was_spent(path: Path, ledger: UsageLedger) 
     assert again.spent.tokens == 80
     with pytest.raises(BudgetExceeded):
         again.reserve(request(21))
-    again._ledger.close()
+    again.ledger.close()
 
 
 async def test_a_total_and_a_daily_budget_share_a_ledger(ledger: UsageLedger) -> None:
