@@ -69,7 +69,8 @@ class UsageLedger:
         self._options = (place.address(database), durability, busy_timeout_seconds)
         self._place = database.place
         self._is_buffered = durability == "buffered"
-        self._reservations = reservation.Reservations(database)
+        self._reservations = reservation.Reservations(database)  # the writer's
+        self._balances = reservation.Reservations(database)  # the reader's, whose sums may be a moment older
         self._reader = reading.Reader(database)
         self._writer = writer.Writer(database)
         self._courier = courier.Courier(self._writer, gathers=self._is_buffered)
@@ -202,7 +203,7 @@ class UsageLedger:
         """
         self.flush()
         with self._reader.transaction() as cursor:
-            return self._reservations.balance(cursor, scope)
+            return self._balances.balance(cursor, scope)
 
     def flush(self) -> None:
         """Write what is queued, now. Blocks; never raises for the database: see `unwritten`."""

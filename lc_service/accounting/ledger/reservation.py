@@ -31,7 +31,7 @@ class _Sum(NamedTuple):
 
 
 class Reservations:
-    """Reservations and what they are held against. Thread-safe.
+    """Reservations and what they are held against, for one connection and whoever holds its lock.
 
     What was spent is added up once a scope; from then on only newer rows are, which works because rows are
     only ever added, with growing ids.
@@ -118,7 +118,7 @@ class Reservations:
         if last_id < known.last_id:  # somebody removed rows
             known = _Sum()
         if last_id > known.last_id:
-            statement = self._spent(is_first=not known.last_id, has_tag=scope.tag is not None)
+            statement = self._spent(scope.tag is not None)
             ((tokens, *usd),) = statement.run(
                 cursor, seen_id=known.last_id, last_id=last_id, **self._parameters(scope)
             ).fetchall()
@@ -133,14 +133,13 @@ class Reservations:
         since = _ALWAYS if scope.since is None else to_microseconds(scope.since)
         return {"since": since} | ({} if scope.tag is None else {"tag": clean(scope.tag)})
 
-    def _spent_statement(self, *, is_first: bool, has_tag: bool) -> Statement:
+    def _spent_statement(self, has_tag: bool) -> Statement:
         columns = attempts.c
-        # the first time by the index on moments; later by ids, and "+ 0" keeps SQLite off that index
-        started_at = columns.started_at if is_first else columns.started_at + sa.literal_column("0")
-        select = sa.select(sa.func.sum(columns.charged_tokens), *_split_sum(columns.charged_picousd))
-        select = select.where(started_at >= sa.bindparam("since"), columns.id <= sa.bindparam("last_id"))
-        if not is_first:
-            select = select.where(columns.id > sa.bindparam("seen_id"))
+        select = sa.select(sa.func.sum(columns.charged_tokens), *_split_sum(columns.charged_picousd)).where(
+            columns.started_at >= sa.bindparam("since"),
+            columns.id > sa.bindparam("seen_id"),
+            columns.id <= sa.bindparam("last_id"),
+        )
         return self._tagged(select, columns.tags, has_tag=has_tag)
 
     def _reserved_statement(self, has_tag: bool) -> Statement:

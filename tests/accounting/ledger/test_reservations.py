@@ -237,7 +237,7 @@ while True:
 def test_processes_that_hammer_one_ledger_never_exceed_the_limit_even_if_one_is_killed(
     place: str, in_new_process: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    limit = 15_000
+    limit = 4_000
     processes = [in_new_process(SPEND, place, limit) for _ in range(3)]
     victim, *others = processes
     for process in processes:
