@@ -120,7 +120,7 @@ class Allowance:
     def _seconds_to_wait(self, turn: Turn, hold: Hold, balance: Balance) -> float:
         """Return how long to wait for others, or raise `BudgetExceeded` where that would not help."""
         self.refuse_hopeless(hold.amount, balance)
-        if not self.account.is_held_elsewhere(balance, hold.since) and self._line.is_stuck():
+        if not self.account.is_held_elsewhere(balance, hold.since) and self._line.is_stuck(turn):
             self._refuse(
                 hold.amount,
                 balance,
@@ -176,7 +176,8 @@ class Allowance:
         raise BudgetExceeded(
             f"The budget {self.name} has no room for this call, so nothing was sent: "
             f"limit {told(self.limit)}, spent {told(balance.spent)}, "
-            f"reserved by calls under way {told(balance.reserved)}, needed {told(amount)}. {why} Raise the limit, or ask for less, such as a smaller max_tokens"
+            f"reserved by calls under way {told(balance.reserved)}, needed {told(amount)}. {why} "
+            "Raise the limit, or ask for less, such as a smaller max_tokens"
             + (", or wait for the next day, which begins at 00:00 UTC." if self._per_day else "."),
             budget=self.name,
             limit=self.limit,

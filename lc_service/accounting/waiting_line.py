@@ -35,7 +35,9 @@ class Party(NamedTuple):
             task = asyncio.current_task()
         except RuntimeError:  # no event loop runs in this thread
             task = None
-        return cls(weakref.ref(threading.current_thread()), None if task is None else weakref.ref(task))
+        party = cls(weakref.ref(threading.current_thread()), None if task is None else weakref.ref(task))
+        hash(party)  # a reference that was hashed can still be looked up when its object is gone
+        return party
 
 
 class Hold:
@@ -71,6 +73,7 @@ class Turn:
     def __init__(self, party: Party, *, is_async: bool) -> None:
         self.party = party
         self.is_async = is_async
+        self.stopped = party.task if is_async and party.task is not None else party.thread
         self.joined_at = clock.now()
         self.is_refused = False  # whether there was no room when it asked last, as the first
         self.rearm()
@@ -136,17 +139,21 @@ class WaitingLine:
     def __init__(self) -> None:
         self._turns: deque[Turn] = deque()
         self._holds: dict[Hold, None] = {}
+        # Threads and tasks that wait. Each of them does so once at a time.
+        self._stopped: set[weakref.ref[Any]] = set()
         self.moved_at = float("-inf")
         """When room was last given back, by `clock.now`."""
 
     def join(self, party: Party, *, is_async: bool) -> Turn:
         """Stand in line, last."""
         turn = Turn(party, is_async=is_async)
+        self._stopped.add(turn.stopped)
         self._turns.append(turn)
         return turn
 
     def leave(self, turn: Turn) -> None:
         """Step out, wherever `turn` stands, and let the next one try."""
+        self._stopped.discard(turn.stopped)
         self._turns.remove(turn)
         self.wake_first()
 
@@ -173,20 +180,21 @@ class WaitingLine:
         """Return what is held by this process."""
         return list(self._holds)
 
-    def is_stuck(self) -> bool:
-        """Say whether all room is held by those who wait in this line themselves: no wait would end.
+    def is_stuck(self, turn: Turn) -> bool:
+        """Say whether all room is held by those who wait in this line, `turn` among them: no wait would end.
 
         A thread that waits stops all its tasks; a task that waits stops itself, and the program that runs
         its event loop.
         """
         holds = list(self._holds)  # before the turns: whatever is gone from here has woken the first
-        turns = list(self._turns)
-        threads = {turn.party.thread() for turn in turns if not turn.is_async}
-        programs = {turn.party.thread() for turn in turns if turn.is_async}
-        tasks = {turn.party.task() for turn in turns if turn.is_async and turn.party.task is not None}
-        for hold in holds:
-            thread, task = hold.party
-            stopped = (thread() in programs) if task is None else (task() in tasks)
-            if not stopped and thread() not in threads:
-                return False
-        return bool(holds) and turns[0].is_refused and not turns[0].is_woken
+        if not holds or not all(self._is_stopped(hold.party, turn) for hold in holds):
+            return False
+        first = self._turns[0]
+        return first.is_refused and not first.is_woken
+
+    def _is_stopped(self, holder: Party, turn: Turn) -> bool:
+        if holder.thread in self._stopped:
+            return True
+        if holder.task is not None:
+            return holder.task in self._stopped
+        return turn.is_async and turn.party.thread() is holder.thread()

@@ -278,16 +278,19 @@ def test_a_loop_does_not_wait_for_the_program_that_runs_it() -> None:
 def test_nobody_is_stuck_behind_one_who_is_about_to_try_again() -> None:
     line = WaitingLine()
     others = elsewhere(Party.current)
-    line.opened(Hold(request(10), Amount(tokens=10), None, Party.current()))
     first = line.join(others, is_async=False)
-    line.join(Party.current(), is_async=False)
-    assert not line.is_stuck(), "it has not asked yet"
+    own = line.join(Party.current(), is_async=False)
     first.is_refused = True
-    assert line.is_stuck()
+    assert not line.is_stuck(own), "nobody holds anything any more"
+    line.opened(Hold(request(10), Amount(tokens=10), None, Party.current()))
+    first.is_refused = False
+    assert not line.is_stuck(own), "it has not asked yet"
+    first.is_refused = True
+    assert line.is_stuck(own)
     line.wake_first()
-    assert not line.is_stuck(), "something made room for it"
+    assert not line.is_stuck(own), "something made room for it"
     first.rearm()
-    assert not line.is_stuck(), "it asks"
+    assert not line.is_stuck(own), "it asks"
 
 
 def test_it_waits_where_another_holds_something_too() -> None:
