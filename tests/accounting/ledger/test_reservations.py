@@ -237,24 +237,28 @@ while True:
 def test_processes_that_hammer_one_ledger_never_exceed_the_limit_even_if_one_is_killed(
     place: str, in_new_process: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    limit = 4_000
+    limit = 4_000 if "postgres" in place else 15_000  # a second or two
     processes = [in_new_process(SPEND, place, limit) for _ in range(3)]
     victim, *others = processes
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    for process in processes:
+    for process in processes:  # the victim first: SQLite lets nobody in while another never pauses
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    assert victim.stdout is not None
-    for _ in range(5):
-        assert victim.stdout.readline()
+        if process is victim:
+            assert victim.stdout is not None
+            assert victim.stdout.readline()
+    assert others[0].stdout is not None
+    others[0].stdout.readline()
     victim.send_signal(signal.SIGKILL)
+    outputs: list[str] = []
     for process in others:
         output, errors = process.communicate(timeout=50)
         assert (process.returncode, errors) == (0, "")
-        assert output
+        outputs += output.split()
+    assert outputs
     with UsageLedger(place) as ledger:
         balance = ledger.balance(EVERYTHING)
         recorded = sum(record.usage.total_tokens for record in ledger.records())
