@@ -6,7 +6,7 @@ Whatever makes lines of records makes them here, so that a report and a ledger n
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -18,6 +18,8 @@ from lc_service.accounting.usage import USAGE_FIELDS, TokenUsage
 Resolution = Literal["minute", "hour", "day"]
 CACHED = "cached"
 """The status of calls that LangChain's cache answered."""
+GROUPS = "model, operation, status, day, tag, metadata:KEY"
+"""What lines can be grouped by, in words."""
 
 
 class LineKey(NamedTuple):
@@ -126,3 +128,54 @@ def line_of(record: AttemptRecord, *, is_priced: bool = True) -> UsageLine:
         cost_usd=Decimal() if cost_usd is None else cost_usd,
         unpriced=1 if is_priced and cost_usd is None else 0,
     )
+
+
+def merged(lines: Iterable[tuple[LineKey, UsageLine]]) -> dict[LineKey, UsageLine]:
+    """Add up the lines that have the same key, in the order in which the keys came up first."""
+    together: dict[LineKey, list[UsageLine]] = {}
+    for key, line in lines:
+        together.setdefault(key, []).append(line)
+    return {key: total_of(alike) for key, alike in together.items()}
+
+
+COARSEST = 4
+
+
+def coarser(key: LineKey, steps: int) -> LineKey:
+    """Return the key without what is forgotten after `steps` of 0 to 4: minute, hour, metadata, tags."""
+    if not steps:
+        return key
+    return key._replace(
+        at=round_down(key.at, "hour" if steps == 1 else "day"),
+        metadata=key.metadata if steps < 3 else (),
+        tags=key.tags if steps < COARSEST else (),
+    )
+
+
+def split(lines: Mapping[LineKey, UsageLine], group: str) -> dict[str, dict[LineKey, UsageLine]]:
+    """Group lines as `UsageReport.group_by` does, and raise what it raises."""
+    names_of = _namer(group)
+    groups: dict[str, dict[LineKey, UsageLine]] = {}
+    for key, line in lines.items():
+        for name in names_of(key):
+            groups.setdefault(name, {})[key] = line
+    return groups
+
+
+_Namer = Callable[[LineKey], Iterable[str]]
+_NAMERS: dict[str, _Namer] = {
+    "model": lambda key: (key.model,),
+    "operation": lambda key: (key.operation,),
+    "status": lambda key: (key.status,),
+    "day": lambda key: (key.at.date().isoformat(),),
+    "tag": lambda key: dict.fromkeys(key.tags) or ("",),
+}
+
+
+def _namer(group: str) -> _Namer:
+    kind, _, name = str(group).partition(":")
+    if kind == "metadata" and name:
+        return lambda key: [str(value) for key_name, value in key.metadata if key_name == name] or [""]
+    if group not in _NAMERS:
+        raise ValueError(f"Usage is grouped by {GROUPS}; not by {group!r}.")
+    return _NAMERS[group]

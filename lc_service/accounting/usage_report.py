@@ -7,7 +7,7 @@ attempts are added up and priced, each by itself, when somebody asks. No I/O; re
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType
@@ -15,14 +15,19 @@ from typing import Any, NamedTuple
 
 from lc_service import clock
 from lc_service.accounting.record import AttemptRecord, MetadataValue
+from lc_service.accounting.report.views import ReportViews
 from lc_service.accounting.usage import TokenUsage
 from lc_service.accounting.usage_line import (
     CACHED,
+    COARSEST,
     LineKey,
     UsageLine,
+    coarser,
     key_of,
     line_of,
+    merged,
     round_down,
+    split,
     total_of,
 )
 
@@ -30,8 +35,6 @@ MAX_PENDING = 256
 """So many attempts wait to be added up and priced at most."""
 MAX_LINES = 10_000
 """From so many lines on a report becomes coarser, step by step."""
-GROUPS = "model, operation, status, day, tag, metadata:KEY"
-"""What `UsageReport.group_by` takes, in words."""
 
 _Lines = dict[LineKey, UsageLine]
 
@@ -44,7 +47,7 @@ class _Sums(NamedTuple):
     steps: int = 0
 
 
-class UsageReport:
+class UsageReport(ReportViews):
     """What a set of attempts used and cost; grows while they run. Thread-safe, can be pickled.
 
     An attempt of unknown usage, which may have been billed, adds nothing to `total` and one to `unknown`:
@@ -162,16 +165,11 @@ class UsageReport:
         Raises:
             ValueError: `key` is none of these.
         """
-        names_of = _namer(key)
-        groups: dict[str, _Lines] = {}
-        for line_key, line in self._priced().lines.items():
-            for name in names_of(line_key):
-                groups.setdefault(name, {})[line_key] = line
-        return {name: UsageReport(lines) for name, lines in groups.items()}
+        return {name: UsageReport(lines) for name, lines in split(self._priced().lines, key).items()}
 
     def __add__(self, other: UsageReport) -> UsageReport:
         """Return a new report over both, as they are now."""
-        return UsageReport(_merged([*self._priced().lines.items(), *other._priced().lines.items()]))
+        return UsageReport(merged([*self._priced().lines.items(), *other._priced().lines.items()]))
 
     def _append(self, entry: AttemptRecord | tuple[LineKey, UsageLine]) -> None:
         self._pending.append(entry)
@@ -192,14 +190,14 @@ class UsageReport:
             entry if isinstance(entry, tuple) else (key_of(entry), line_of(entry))
             for entry in self._pending[:count]
         ]
-        new = _merged((_coarser(key, steps), line) for key, line in entries)
+        new = merged((coarser(key, steps), line) for key, line in entries)
         lines = self._sums.lines | {
             key: line if (known := self._sums.lines.get(key)) is None else known + line
             for key, line in new.items()
         }
-        while len(lines) > MAX_LINES and steps < _STEPS:
+        while len(lines) > MAX_LINES and steps < COARSEST:
             steps += 1
-            lines = _merged((_coarser(key, steps), line) for key, line in lines.items())
+            lines = merged((coarser(key, steps), line) for key, line in lines.items())
         self._sums = _Sums(lines, total_of((self._sums.total, *new.values())), steps)
         del self._pending[:count]
 
@@ -222,6 +220,8 @@ class UsageReport:
         self.__init__()  # type: ignore[misc]
         self._sums = _Sums(*state["sums"])
 
+    _repr_pretty_ = ReportViews._repr_pretty_  # IPython prefers a class's own __repr__ to what it inherits
+
     def __repr__(self) -> str:
         line = self._sum()
         doubts = {"estimated": line.estimated, "unknown": line.unknown}
@@ -234,44 +234,5 @@ class UsageReport:
         )
 
 
-_STEPS = 4
-
-
-def _coarser(key: LineKey, steps: int) -> LineKey:
-    """Return the key with as much forgotten as `steps` say, which is a documented order."""
-    if not steps:
-        return key
-    return key._replace(
-        at=round_down(key.at, "hour" if steps == 1 else "day"),
-        metadata=key.metadata if steps < 3 else (),
-        tags=key.tags if steps < _STEPS else (),
-    )
-
-
 def _unpriced_line(entry: AttemptRecord | tuple[LineKey, UsageLine]) -> UsageLine:
     return entry[1] if isinstance(entry, tuple) else line_of(entry, is_priced=False)
-
-
-def _merged(lines: Iterable[tuple[LineKey, UsageLine]]) -> _Lines:
-    together: dict[LineKey, list[UsageLine]] = {}
-    for key, line in lines:
-        together.setdefault(key, []).append(line)
-    return {key: total_of(alike) for key, alike in together.items()}
-
-
-_NAMERS: dict[str, Callable[[LineKey], Iterable[str]]] = {
-    "model": lambda key: (key.model,),
-    "operation": lambda key: (key.operation,),
-    "status": lambda key: (key.status,),
-    "day": lambda key: (key.at.date().isoformat(),),
-    "tag": lambda key: dict.fromkeys(key.tags) or ("",),
-}
-
-
-def _namer(group: str) -> Callable[[LineKey], Iterable[str]]:
-    kind, _, name = str(group).partition(":")
-    if kind == "metadata" and name:
-        return lambda key: [str(value) for key_name, value in key.metadata if key_name == name] or [""]
-    if group not in _NAMERS:
-        raise ValueError(f"group_by takes one of {GROUPS}; not {group!r}.")
-    return _NAMERS[group]
