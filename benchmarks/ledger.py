@@ -115,7 +115,7 @@ def measure_budget(place: str, calls: int) -> None:
         def reserve(records: list[AttemptRecord]) -> None:
             for record in records:
                 request = AttemptRequest(
-                    run_id=record.run_id, attempt=1, model="m", input_tokens=1, max_input_tokens=1,
+                    call_id=record.run_id, attempt=1, model="m", input_tokens=1, max_input_tokens=1,
                     tags=record.tags, at=datetime.now(UTC),
                 )  # fmt: skip
                 amount = Amount(tokens=10, usd=Decimal("0.001"))

@@ -51,7 +51,7 @@ class ReservingLedger(Protocol):
     ) -> tuple[bool, Balance]:
         """Reserve `amount` where the scope's balance leaves room; say whether, and the balance before."""
 
-    def release(self, run_id: UUID, attempt: int) -> None:
+    def release(self, call_id: UUID, attempt: int) -> None:
         """Give back what was reserved for an attempt that was not sent."""
 
     def balance(self, scope: Scope) -> Balance:
@@ -186,7 +186,7 @@ class LedgerAccount:
     def release(self, hold: Hold) -> None:
         """End a reservation that was not used. Never raises: at worst it counts as spent, later."""
         try:
-            self._ledger.release(hold.request.run_id, hold.request.attempt)
+            self._ledger.release(hold.request.call_id, hold.request.attempt)
         except Exception as error:  # noqa: BLE001  whatever a database raises must not hide why it was released
             logger.warning(
                 "A budget's reservation could not be given back (%s): it counts as spent from %d s after it "

@@ -46,7 +46,7 @@ class _Answers:
 
 
 _answers: OrderedDict[str, _Answers] = OrderedDict()
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def learn(record: AttemptRecord, choices: int = 1) -> None:

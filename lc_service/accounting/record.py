@@ -18,6 +18,7 @@ from lc_service.accounting.pricing import price
 from lc_service.accounting.usage import TokenUsage
 
 NO_TOKENS = TokenUsage()
+_OF_RUN = UUID(int=0)
 Operation = Literal["chat", "embeddings"]
 MetadataValue = str | int | float | bool
 
@@ -57,7 +58,8 @@ class AttemptRecord:
     """What one HTTP attempt was, used and cost. Immutable; holds no prompt, answer or error text.
 
     Attributes:
-        run_id: LangChain's run of the call that the attempt belongs to.
+        run_id: LangChain's run of the call that the attempt belongs to; a program may use one more than once.
+        call_id: The call itself; `run_id` where it is not given.
         attempt: Its number within the call, from 1.
         operation: `"chat"` or `"embeddings"`.
         model: The model that was asked for.
@@ -81,6 +83,7 @@ class AttemptRecord:
     """
 
     run_id: UUID
+    call_id: UUID = _OF_RUN
     attempt: int = 1
     operation: Operation = "chat"
     model: str
@@ -100,6 +103,10 @@ class AttemptRecord:
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
     reserved_tokens: int = 0
     reserved_usd: Decimal | None = None
+
+    def __post_init__(self) -> None:
+        if self.call_id is _OF_RUN:
+            object.__setattr__(self, "call_id", self.run_id)
 
     @property
     def cost_usd(self) -> Decimal | None:

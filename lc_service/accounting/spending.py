@@ -81,8 +81,8 @@ class AttemptRequest:
     """An attempt that is about to be sent, as far as a budget has to know it.
 
     Attributes:
-        run_id: As `AttemptRecord.run_id`.
-        attempt: As `AttemptRecord.attempt`; together with `run_id` it names the attempt.
+        call_id: As `AttemptRecord.call_id`.
+        attempt: As `AttemptRecord.attempt`; together with `call_id` it names the attempt.
         operation: `"chat"` or `"embeddings"`.
         model: The model that is asked.
         service_tier: The tier that is asked for.
@@ -95,7 +95,7 @@ class AttemptRequest:
         at: Now, in UTC.
     """
 
-    run_id: UUID
+    call_id: UUID
     attempt: int
     operation: str = "chat"
     model: str

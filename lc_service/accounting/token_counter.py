@@ -66,7 +66,7 @@ class TokenCounter(BaseCallbackHandler):
         self._ended: dict[UUID, None] = {}
         # A model's error can be told again as the reason why the chain around it is retried.
         self._counted_errors: weakref.WeakSet[BaseException] = weakref.WeakSet()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def update(self, usage: object) -> None:
         """Add the usage of a call that was made elsewhere.

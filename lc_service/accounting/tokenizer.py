@@ -72,7 +72,7 @@ class TokenEstimator:
         self.model = model
         is_old = _OLD_MODEL.match(model) is not None
         self._wide_tokens, self._byte_tokens = _OLD_VOCABULARY if is_old else _NEW_VOCABULARY
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._is_loaded = False
         self._encoding: Encoding | None = None
         # one made-up answer, right on the dot, which fades like all others
@@ -155,7 +155,7 @@ class TokenEstimator:
 
 
 _estimators: dict[str, TokenEstimator] = {}
-_estimators_lock = threading.Lock()
+_estimators_lock = threading.RLock()
 
 
 def estimator_for(model: str) -> TokenEstimator:

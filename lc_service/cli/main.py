@@ -24,6 +24,7 @@ from lc_service.cli.options import (
     print_version,
 )
 from lc_service.cli.simulate import simulate
+from lc_service.cli.usage import usage
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
@@ -52,7 +53,7 @@ def _root(
         typer.echo(context.get_help(), nl=False)
 
 
-for _command in (demo, chat, simulate):
+for _command in (demo, chat, usage, simulate):
     app.command(epilog=_EPILOG)(_command)
 
 

@@ -55,7 +55,8 @@ class Call:
         self.accounts = accounts
         self.run = run
         self.span: CallSpan | None = None
-        self.run_id = uuid7() if run is None else run.run_id
+        self.call_id = uuid7()
+        self.run_id = self.call_id if run is None else run.run_id
         self.counters = counters_among(() if run is None else run.handlers)
         self.tags = () if run is None else own_tags(run.tags)
         self.metadata = {} if run is None else own_metadata(run.metadata)
@@ -107,7 +108,8 @@ class Attempt:
         self._number = number
         self._reservation: Reservation | None = None
         self._response: httpx2.Response | None = None
-        self._started = self._started_at_seconds = 0.0
+        self._started = 0.0
+        self._started_at_seconds = clock.wall()  # before any wait for a budget: the day it is reserved in
         self._first_chunk_seconds: float | None = None
 
     def __enter__(self) -> Self:
@@ -172,13 +174,13 @@ class Attempt:
         self._response = response
 
     def _start(self) -> Self:
-        self._started, self._started_at_seconds = clock.now(), clock.wall()
+        self._started = clock.now()
         return self
 
     def _request(self) -> AttemptRequest:
         call, request = self._call, self._call.request
         return AttemptRequest(
-            run_id=call.run_id,
+            call_id=call.call_id,
             attempt=self._number,
             operation=request.operation,
             model=request.model,
@@ -188,7 +190,7 @@ class Attempt:
             max_output_tokens=request.max_output_tokens,
             choices=request.choices,
             tags=call.tags,
-            at=datetime.fromtimestamp(clock.wall(), UTC),
+            at=datetime.fromtimestamp(self._started_at_seconds, UTC),
         )
 
     def _end(self, error: BaseException | None) -> tuple[BaseException | None, AttemptRecord]:
@@ -215,6 +217,7 @@ class Attempt:
         response = self._response
         return AttemptRecord(
             run_id=call.run_id,
+            call_id=call.call_id,
             attempt=self._number,
             operation=call.request.operation,
             model=call.request.model,

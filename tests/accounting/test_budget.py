@@ -44,7 +44,7 @@ def _nothing_learnt() -> Iterator[None]:
 
 def request(**facts: Any) -> AttemptRequest:
     usual = {
-        "run_id": uuid4(),
+        "call_id": uuid4(),
         "attempt": 1,
         "model": MODEL,
         "input_tokens": 40,

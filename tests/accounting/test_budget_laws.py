@@ -103,7 +103,7 @@ class LocalLaws(RuleBasedStateMachine):
     @rule(tokens=st.integers(0, LIMIT + 10), place=places)
     def ask(self, tokens: int, place: int) -> None:
         request = AttemptRequest(
-            run_id=uuid4(),
+            call_id=uuid4(),
             attempt=1,
             model="m",
             input_tokens=0,
@@ -126,7 +126,7 @@ class LocalLaws(RuleBasedStateMachine):
         elif kind == "failed":
             facts, used = {"status": AttemptStatus.FAILED}, 0
         record = AttemptRecord(
-            run_id=call.request.run_id,
+            run_id=call.request.call_id,
             model="m",
             started_at=datetime.fromtimestamp(call.at, UTC),
             reserved_tokens=call.tokens,

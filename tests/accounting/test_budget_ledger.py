@@ -35,7 +35,7 @@ NOON = 1_800_014_400.0
 
 def request(tokens: int, **facts: Any) -> AttemptRequest:
     usual = {
-        "run_id": uuid4(),
+        "call_id": uuid4(),
         "attempt": 1,
         "model": "gpt-4o-mini",
         "service_tier": "default",
@@ -50,7 +50,7 @@ def request(tokens: int, **facts: Any) -> AttemptRequest:
 def settle(ledger: UsageLedger, asked: AttemptRequest, reservation: Reservation, tokens: int) -> None:
     """End an attempt as the pipeline does: record it, then settle."""
     record = AttemptRecord(
-        run_id=asked.run_id,
+        run_id=asked.call_id,
         attempt=asked.attempt,
         model=asked.model,
         usage=TokenUsage(output_tokens=tokens),
@@ -178,13 +178,13 @@ class FakeLedger:
         balance = self.balance()
         has_room = balance.spent.tokens + balance.reserved.tokens + amount.tokens <= limit_tokens
         if has_room:
-            self.reserved[request.run_id] = amount
+            self.reserved[request.call_id] = amount
             self.granted += 1
         return has_room, balance
 
-    def release(self, run_id: UUID, attempt: int) -> None:
+    def release(self, call_id: UUID, attempt: int) -> None:
         self._take_part()
-        self.reserved.pop(run_id, None)
+        self.reserved.pop(call_id, None)
 
     def balance(self, scope: Scope | None = None) -> Balance:
         self._take_part()
@@ -251,8 +251,8 @@ def test_settling_asks_the_ledger_nothing_and_wakes_who_waits() -> None:
     asked = request(60)
     reservation = budget.reserve(asked)
     ledger.threads.clear()
-    del ledger.reserved[asked.run_id]
-    reservation.settle(AttemptRecord(run_id=asked.run_id, model="m"))
+    del ledger.reserved[asked.call_id]
+    reservation.settle(AttemptRecord(run_id=asked.call_id, model="m"))
     assert ledger.threads == set()
     assert budget._allowance._line.open_holds() == []
 
@@ -369,7 +369,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 
 def asked():
-    return AttemptRequest(run_id=uuid4(), attempt=1, model="m", input_tokens=0, max_input_tokens=0,
+    return AttemptRequest(call_id=uuid4(), attempt=1, model="m", input_tokens=0, max_input_tokens=0,
                           max_output_tokens=100, at=datetime.now(UTC))
 
 def check():
@@ -377,7 +377,7 @@ def check():
     assert balance.spent.tokens + balance.reserved.tokens <= limit, balance
 
 def record(request, reservation, tokens):
-    return AttemptRecord(run_id=request.run_id, model="m", usage=TokenUsage(output_tokens=tokens),
+    return AttemptRecord(run_id=request.call_id, model="m", usage=TokenUsage(output_tokens=tokens),
                          started_at=request.at, reserved_tokens=reservation.amount.tokens)
 
 def call(tokens):
@@ -472,7 +472,7 @@ from lc_service.accounting.ledger import UsageLedger
 from lc_service.accounting.spending import AttemptRequest
 
 budget = Budget(tokens=100, strict=True, ledger=UsageLedger(sys.argv[1]))
-budget.reserve(AttemptRequest(run_id=uuid4(), attempt=1, model="m", input_tokens=0, max_input_tokens=0,
+budget.reserve(AttemptRequest(call_id=uuid4(), attempt=1, model="m", input_tokens=0, max_input_tokens=0,
                               max_output_tokens=60, at=datetime.now(UTC)))
 print("reserved", flush=True)
 time.sleep(60)

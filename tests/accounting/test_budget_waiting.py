@@ -28,7 +28,7 @@ MIDNIGHT = 1_800_057_600.0  # 2027-01-16 00:00 UTC
 
 def request(tokens: int) -> AttemptRequest:
     return AttemptRequest(
-        run_id=uuid4(),
+        call_id=uuid4(),
         attempt=1,
         model="m",
         input_tokens=0,

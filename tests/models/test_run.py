@@ -11,7 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 
-from lc_service import RetryWithExponentialBackoff, TokenCounter, track_usage
+from lc_service import RetryWithExponentialBackoff, TokenCounter, UsageLedger, track_usage
 from lc_service.accounting.record import AttemptRecord
 
 
@@ -112,6 +112,18 @@ def test_a_given_run_id_is_kept(call: Any, simulate: Any, make_model: Any, recor
     call(make_model(ledger=records), "Hello", {"run_id": run_id, "callbacks": [watcher]})
     assert watcher.starts[0]["run_id"] == run_id
     assert records.all[0].run_id == run_id
+
+
+def test_a_run_id_that_is_used_twice_loses_no_row(simulate: Any, make_model: Any, tmp_path: Any) -> None:
+    simulate()
+    config = {"run_id": uuid4()}
+    with UsageLedger(tmp_path / "usage.db") as ledger:
+        model = make_model(ledger=ledger)
+        model.invoke("Hello", config)
+        list(model.stream("Hello", config))
+        rows = list(ledger.records())
+    assert [row.run_id for row in rows] == [config["run_id"]] * 2
+    assert len({row.call_id for row in rows}) == 2
 
 
 def test_each_stream_has_a_run_of_its_own(simulate: Any, make_model: Any, records: Records) -> None:

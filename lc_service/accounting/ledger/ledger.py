@@ -191,9 +191,9 @@ class UsageLedger:
                 lease_seconds=lease_seconds,
             )
 
-    def release(self, run_id: UUID, attempt: int) -> None:
+    def release(self, call_id: UUID, attempt: int) -> None:
         """Give back what was set aside for an attempt that was not sent. Never raises for the database."""
-        self._put((self._entry(self._release(str(run_id), attempt)),))
+        self._put((self._entry(self._release(str(call_id), attempt)),))
 
     def balance(self, scope: Scope) -> Balance:
         """Return what attempts of a scope have taken, and what is set aside for those under way.

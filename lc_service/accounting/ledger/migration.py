@@ -27,7 +27,7 @@ CREATE VIEW attempts_readable AS
 SELECT id, {started_at} AS started_at, operation, model, response_model, status, certainty,
        input_tokens, cached_input_tokens, output_tokens, reasoning_tokens,
        {cost_usd} AS cost_usd, latency_seconds, service_tier, error_kind, status_code, request_id,
-       is_stream, tags, metadata, run_id, attempt
+       is_stream, tags, metadata, run_id, call_id, attempt
 FROM attempts
 """
 _WORDS = {

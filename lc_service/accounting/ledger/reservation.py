@@ -42,7 +42,7 @@ class Reservations:
         self._sums: dict[Scope, _Sum] = {}
         self._spent = cache(self._spent_statement)
         self._reserved = cache(self._reserved_statement)
-        columns, tag_columns = reservations.c, ("run_id", "attempt")
+        columns, tag_columns = reservations.c, ("call_id", "attempt")
         own = sa.and_(*(columns[name] == sa.bindparam(f"own_{name}") for name in tag_columns))
         self._last_id = Statement(database, sa.select(sa.func.coalesce(sa.func.max(attempts.c.id), 0)))
         self._own = Statement(
@@ -66,8 +66,8 @@ class Reservations:
         lease_seconds: float,
     ) -> tuple[bool, Balance]:
         """Set an amount aside if it fits. See `UsageLedger.try_reserve`."""
-        own_run_id, own_attempt = str(request.run_id), request.attempt
-        balance = self.balance(cursor, scope, own_run_id=own_run_id, own_attempt=own_attempt)
+        own_call_id, own_attempt = str(request.call_id), request.attempt
+        balance = self.balance(cursor, scope, own_call_id=own_call_id, own_attempt=own_attempt)
         gone = balance.spent + balance.reserved + amount
         if limit_tokens is not None and gone.tokens > limit_tokens:
             return False, balance
@@ -76,13 +76,13 @@ class Reservations:
         tokens, picousd = amount.tokens, to_picousd(amount.usd)
         expires_at = int((clock.wall() + lease_seconds) * 1e6)
         if own := self._own.run(
-            cursor, own_run_id=own_run_id, own_attempt=own_attempt
+            cursor, own_call_id=own_call_id, own_attempt=own_attempt
         ).fetchone():  # another budget's: the larger covers both
             tokens, picousd, expires_at = map(max, zip(own, (tokens, picousd, expires_at), strict=True))
-            self._remove.run(cursor, own_run_id=own_run_id, own_attempt=own_attempt)
+            self._remove.run(cursor, own_call_id=own_call_id, own_attempt=own_attempt)
         self._add.run(
             cursor,
-            run_id=own_run_id,
+            call_id=own_call_id,
             attempt=own_attempt,
             tokens=tokens,
             picousd=picousd,
@@ -93,13 +93,17 @@ class Reservations:
         return True, balance
 
     def balance(
-        self, cursor: DBAPICursor, scope: Scope, *, own_run_id: str = "", own_attempt: int = 0
+        self, cursor: DBAPICursor, scope: Scope, *, own_call_id: str = "", own_attempt: int = 0
     ) -> Balance:
         """Return what is gone, without one attempt's own reservation."""
         spent = self._add_up(cursor, scope)
         parameters = self._parameters(scope)
         rows = self._reserved(scope.tag is not None).run(
-            cursor, now=int(clock.wall() * 1e6), own_run_id=own_run_id, own_attempt=own_attempt, **parameters
+            cursor,
+            now=int(clock.wall() * 1e6),
+            own_call_id=own_call_id,
+            own_attempt=own_attempt,
+            **parameters,
         )
         expired = Amount()
         reserved = Amount()
@@ -146,7 +150,7 @@ class Reservations:
         columns = reservations.c
         is_expired = (columns.expires_at <= sa.bindparam("now")).label("is_expired")
         select = sa.select(is_expired, sa.func.sum(columns.tokens), *_split_sum(columns.picousd))
-        is_own = (columns.run_id == sa.bindparam("own_run_id")) & (
+        is_own = (columns.call_id == sa.bindparam("own_call_id")) & (
             columns.attempt == sa.bindparam("own_attempt")
         )
         select = select.where(columns.started_at >= sa.bindparam("since"), ~is_own)

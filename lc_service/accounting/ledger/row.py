@@ -21,7 +21,7 @@ from lc_service.accounting.usage import USAGE_FIELDS, TokenUsage
 Row = tuple[str | int | float | bool | None, ...]
 
 FIELDS = (
-    "run_id", "attempt", "operation", "model", "response_model", "status", "certainty",
+    "call_id", "attempt", "run_id", "operation", "model", "response_model", "status", "certainty",
     *USAGE_FIELDS,
     "service_tier", "started_at", "latency_seconds", "first_chunk_seconds", "error_kind", "status_code",
     "request_id", "is_stream", "tags", "metadata", "reserved_tokens", "reserved_picousd",
@@ -41,8 +41,9 @@ def to_row(record: AttemptRecord) -> Row:
     """Return the row of an attempt, priced now. The first price of a process takes a quarter of a second."""
     cost_usd, charged = record.cost_usd, charge(record)
     return (
-        str(record.run_id),
+        str(record.call_id),
         record.attempt,
+        str(record.run_id),
         record.operation,
         clean(record.model),
         _clean_or_none(record.response_model),
@@ -73,6 +74,7 @@ def to_record(row: Sequence[Any]) -> AttemptRecord:
     reserved_picousd = value["reserved_picousd"]
     return AttemptRecord(
         run_id=UUID(value["run_id"]),
+        call_id=UUID(value["call_id"]),
         attempt=value["attempt"],
         operation=cast("Operation", value["operation"]),
         model=value["model"],

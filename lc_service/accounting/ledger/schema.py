@@ -32,8 +32,9 @@ attempts = sa.Table(
     "attempts",
     metadata,
     sa.Column("id", _id, sa.Identity(), primary_key=True),
-    _text("run_id"),
+    _text("call_id"),
     _number("attempt"),
+    _text("run_id"),
     _text("operation"),
     _text("model"),
     _text("response_model", is_optional=True),
@@ -55,7 +56,7 @@ attempts = sa.Table(
     _number("cost_picousd", is_optional=True),
     _number("charged_tokens"),
     _number("charged_picousd"),
-    sa.UniqueConstraint("run_id", "attempt", name="attempts_run_id_attempt"),
+    sa.UniqueConstraint("call_id", "attempt", name="attempts_call_id_attempt"),
     # in a SQLite file it would make a row half as dear again, and reading it all takes less than a second
     sa.Index("attempts_started_at", "started_at").ddl_if(dialect="postgresql"),
 )
@@ -64,14 +65,14 @@ attempts = sa.Table(
 reservations = sa.Table(
     "reservations",
     metadata,
-    _text("run_id"),
+    _text("call_id"),
     _number("attempt"),
     _number("tokens"),
     _number("picousd"),
     _text("tags"),
     _number("started_at"),
     _number("expires_at"),
-    sa.PrimaryKeyConstraint("run_id", "attempt", name="reservations_run_id_attempt"),
+    sa.PrimaryKeyConstraint("call_id", "attempt", name="reservations_call_id_attempt"),
 )
 """What budgets have set aside for attempts that have no row yet."""
 

@@ -34,7 +34,7 @@ _BATCH = 500  # rows of a transaction: other processes wait for as long
 class Release(NamedTuple):
     """A reservation that is to go, because its attempt was not sent."""
 
-    run_id: str
+    call_id: str
     attempt: int
 
 
@@ -67,7 +67,7 @@ class Writer:
         insert = database.insert(attempts).values({name: sa.bindparam(name) for name in FIELDS})
         key = reservations.c
         release = sa.delete(reservations).where(
-            key.run_id == sa.bindparam("run_id"), key.attempt == sa.bindparam("attempt")
+            key.call_id == sa.bindparam("call_id"), key.attempt == sa.bindparam("attempt")
         )
         self._insert = Statement(database, insert).sql
         self._release = Statement(database, release).sql
@@ -182,7 +182,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001  a record that is none must not keep the others out
             self.fault.lose(1, f"a record cannot be a row ({type(error).__name__})")
             return None
-        return _Ready(entry, row, Release(str(item.run_id), item.attempt))
+        return _Ready(entry, row, Release(str(item.call_id), item.attempt))
 
     def _let_nobody_wait(self, words: str) -> None:
         entries = [self._queue.popleft() for _ in range(len(self._queue))]

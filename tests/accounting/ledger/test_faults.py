@@ -90,7 +90,7 @@ def test_a_disk_that_fills_up_is_reported_once_and_loses_nothing_that_memory_can
 
 def reserve(ledger: UsageLedger, record: AttemptRecord) -> None:
     request = AttemptRequest(
-        run_id=record.run_id, attempt=1, model="m", input_tokens=1, max_input_tokens=1, at=record.started_at
+        call_id=record.run_id, attempt=1, model="m", input_tokens=1, max_input_tokens=1, at=record.started_at
     )
     ledger.try_reserve(request, Amount(tokens=1), None, None, Scope(), 60)
 

@@ -24,9 +24,9 @@ NOW = datetime(2027, 1, 15, 8, tzinfo=UTC)  # the fake clock's
 EVERYTHING = Scope()
 
 
-def request_for(run_id: uuid.UUID | None = None, **fields: Any) -> AttemptRequest:
+def request_for(call_id: uuid.UUID | None = None, **fields: Any) -> AttemptRequest:
     defaults = {"attempt": 1, "model": "m", "input_tokens": 1, "max_input_tokens": 1, "at": NOW}
-    return AttemptRequest(**defaults | {"run_id": run_id or uuid.uuid4()} | fields)
+    return AttemptRequest(**defaults | {"call_id": call_id or uuid.uuid4()} | fields)
 
 
 def tokens(number: int) -> Amount:
@@ -71,7 +71,7 @@ def test_both_limits_hold(ledger: UsageLedger) -> None:
 def test_a_record_takes_the_place_of_its_reservation(ledger: UsageLedger, make_attempt: MakeAttempt) -> None:
     request = request_for()
     reserve(ledger, request, tokens(500))
-    record = make_attempt(run_id=request.run_id, reserved_tokens=500)
+    record = make_attempt(run_id=request.call_id, reserved_tokens=500)
     ledger.record(record)
     assert charge(record).tokens == 120
     assert ledger.balance(EVERYTHING) == Balance(spent=charge(record))
@@ -87,9 +87,9 @@ def test_an_uncertain_attempt_is_charged_what_was_reserved(
 def test_a_release_gives_it_back(ledger: UsageLedger) -> None:
     request = request_for()
     reserve(ledger, request, tokens(100), 100)
-    ledger.release(request.run_id, 2)
+    ledger.release(request.call_id, 2)
     assert ledger.balance(EVERYTHING).reserved == tokens(100)
-    ledger.release(request.run_id, 1)
+    ledger.release(request.call_id, 1)
     assert ledger.balance(EVERYTHING) == Balance()
 
 
@@ -113,7 +113,7 @@ def test_an_expired_reservation_counts_as_spent_until_its_attempt_is_recorded(
     fake_clock.advance(0.2)
     assert ledger.balance(EVERYTHING) == Balance(spent=tokens(100))
     assert not reserve(ledger, request_for(), tokens(1), 100)[0]
-    record = make_attempt(run_id=request.run_id)
+    record = make_attempt(run_id=request.call_id)
     ledger.record(record)
     assert ledger.balance(EVERYTHING).spent.tokens == 120
 
@@ -181,7 +181,7 @@ class Model(RuleBasedStateMachine):
         fits = self.spent + sum(self.open.values()) + amount <= self.limit
         assert reserve(self.ledgers[which], request, tokens(amount), self.limit)[0] is fits
         if fits:
-            self.open[request.run_id] = amount
+            self.open[request.call_id] = amount
 
     @precondition(lambda self: self.open)
     @rule(which=st.integers(0, 1), data=st.data(), is_sent=st.booleans())
@@ -222,14 +222,14 @@ spent = 0
 print("ready", flush=True)
 sys.stdin.readline()
 while True:
-    request = AttemptRequest(run_id=uuid.uuid4(), attempt=1, model="m", input_tokens=1, max_input_tokens=1,
+    request = AttemptRequest(call_id=uuid.uuid4(), attempt=1, model="m", input_tokens=1, max_input_tokens=1,
                              at=datetime.now(UTC))
     fits, balance = ledger.try_reserve(request, Amount(tokens=7), int(sys.argv[2]), None, Scope(), 1e6)
     if not fits:
         break
     used = 3 + spent % 5
     spent += used
-    ledger.record(attempt(run_id=request.run_id, input_tokens=used, reserved_tokens=7))
+    ledger.record(attempt(run_id=request.call_id, input_tokens=used, reserved_tokens=7))
     print(spent, flush=True)
 """
 
