@@ -100,3 +100,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Give a notebook `%%usage`: `%load_ext lc_service`."""
+    importlib.import_module("lc_service.notebook").load_ipython_extension(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Take it away again: `%unload_ext lc_service`."""
+    importlib.import_module("lc_service.notebook").unload_ipython_extension(shell)

@@ -307,7 +307,7 @@ def test_a_page_tells_of_the_cache_and_of_failures() -> None:
 
 def test_an_empty_page_and_an_empty_cell_say_so() -> None:
     assert "No calls." in Page(UsageReport().to_html()).text
-    assert Page(UsageReport()._repr_html_()).text == "No calls yet."
+    assert Page(UsageReport()._repr_html_()).text == "No calls."
 
 
 def test_a_cell_is_small_and_has_no_colours_of_its_own() -> None:

@@ -26,7 +26,7 @@ _HEADINGS = {"model": "Models", "day": "Days", "operation": "Operations", "statu
 def html_fragment(lines: Lines) -> str:
     """Return the table by model that notebooks show. No colours of its own: it suits light and dark."""
     if not lines:
-        return "<p>No calls yet.</p>"
+        return "<p>No calls.</p>"
     table = make_table(lines, max_rows=_MAX_CELL_ROWS)
     left, right = (f' style="text-align: {side}; padding: .2em .6em"' for side in ("left", "right"))
 
