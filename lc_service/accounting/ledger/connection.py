@@ -18,6 +18,27 @@ from sqlalchemy.pool import PoolProxiedConnection
 from lc_service.accounting.ledger.database import Database
 
 
+class Turn:
+    """A lock that knows whether this thread has it: a stream collected inside of a write ends in a write."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder = 0
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread holds it."""
+        return self._holder == threading.get_ident()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._holder = threading.get_ident()
+
+    def __exit__(self, *_: object) -> None:
+        self._holder = 0
+        self._lock.release()
+
+
 class Connection:
     """One connection to a database at a time.
 
@@ -26,7 +47,7 @@ class Connection:
     """
 
     def __init__(self, database: Database) -> None:
-        self.lock = threading.Lock()
+        self.lock = Turn()
         self._database = database
         self._raw: PoolProxiedConnection | None = None
         with _registering:
@@ -71,13 +92,13 @@ def _before_fork() -> None:
     _registering.acquire()
     _held.extend(_all)
     for connection in _held:
-        connection.lock.acquire()
+        connection.lock.__enter__()
         connection.close()
 
 
 def _after_fork() -> None:
     for connection in _held:
-        connection.lock.release()
+        connection.lock.__exit__()
     _held.clear()
     _registering.release()
 

@@ -64,6 +64,7 @@ class Writer:
         self.fault = Fault(database.place)
         self._database = database
         self._queue: deque[Entry] = deque()
+        self._has_late_entries = False
         insert = database.insert(attempts).values({name: sa.bindparam(name) for name in FIELDS})
         key = reservations.c
         release = sa.delete(reservations).where(
@@ -98,8 +99,14 @@ class Writer:
 
     def flush(self) -> None:
         """Write what is queued, whatever happened before."""
-        with self.connection.lock:
-            self._write_queue()
+        if self.connection.lock.is_mine:  # in a finalizer, inside of a write: that one sees to it
+            self._has_late_entries = True
+            return
+        self._has_late_entries = True
+        while self._has_late_entries:
+            with self.connection.lock:
+                self._has_late_entries = False
+                self._write_queue()
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[DBAPICursor]:
@@ -117,6 +124,8 @@ class Writer:
                     yield cursor
             except Exception as error:
                 raise self._database.error(error) from error
+        if self._has_late_entries:
+            self.flush()
 
     def forget(self) -> None:
         """Forget what is queued: after a fork, the process that queued it writes it."""

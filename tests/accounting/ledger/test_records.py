@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from lc_service.accounting.ledger import UsageLedger
 from lc_service.accounting.ledger.row import FIELDS, from_picousd, to_picousd, to_record, to_row
 from lc_service.accounting.record import AttemptRecord, AttemptStatus, Certainty
+from lc_service.accounting.spending import Amount, AttemptRequest, Scope
 from lc_service.accounting.usage import USAGE_FIELDS, TokenUsage
 from lc_service.accounting.usage_line import LineKey, UsageLine
 
@@ -287,3 +288,27 @@ def test_nothing_but_the_columns_is_stored(path: Path, open_ledger: Callable[...
         columns = {row[1] for row in shell.execute("PRAGMA table_info(attempts)")}
     shell.close()
     assert not columns & {"prompt", "prompts", "messages", "answer", "content", "error", "error_text"}
+
+
+@pytest.mark.parametrize("is_alone", [False, True], ids=["record", "try_reserve"])
+def test_an_attempt_that_ends_inside_of_a_write_is_written_too(
+    is_alone: bool, ledger: UsageLedger, make_attempt: Callable[..., AttemptRecord]
+) -> None:
+    """The garbage collector can end a stream anywhere, so also in the thread that is just writing."""
+    inner = make_attempt()
+
+    class EndsAStream:
+        def __str__(self) -> str:
+            ledger.record(inner)
+            return "done"
+
+    outer = make_attempt(metadata={"stream": EndsAStream()})
+    if is_alone:
+        ledger._writer.put((ledger._entry(outer),))
+        request = AttemptRequest(
+            call_id=uuid.uuid4(), attempt=1, model="m", input_tokens=1, max_input_tokens=1, at=NOON
+        )
+        ledger.try_reserve(request, Amount(tokens=1), 10_000, None, Scope(), 60)
+    else:
+        ledger.record(outer)
+    assert [row.call_id for row in ledger._reader.records(None, None)] == [outer.call_id, inner.call_id]
