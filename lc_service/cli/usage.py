@@ -59,11 +59,13 @@ def usage(
     del debug
     if sum((as_csv, as_json, html is not None)) > 1:
         raise CommandError("give one of --csv, --json and --html")
-    keys = [key.strip() for key in by.split(",") if key.strip()]
+    keys = list(dict.fromkeys(key.strip() for key in by.split(",")))
+    moments = _moment("--since", since), _moment("--until", until)
     with usage_errors():
-        lines = _read(ledger, _moment("--since", since), _moment("--until", until))
         from lc_service.accounting.report import make_table
 
+        make_table({}, keys)  # a wrong key is told before a large ledger is read
+        lines = _read(ledger, *moments)
         table = make_table(lines, keys)
     if as_csv:
         _print_csv(table)
@@ -79,15 +81,31 @@ def usage(
 def _read(ledger: str | None, since: datetime | None, until: datetime | None) -> dict[LineKey, UsageLine]:
     if not ledger:
         raise CommandError("name a ledger: lc-service usage FILE, or set LC_SERVICE_LEDGER")
-    if "://" not in ledger and not Path(ledger).is_file():  # opening it would make it
-        raise CommandError(f"there is no ledger {ledger}")
     from lc_service.accounting.ledger import LedgerError, UsageLedger
 
     try:
+        if not _is_there(ledger):  # to open it would make it one
+            raise CommandError(f"there is no ledger {ledger if '://' not in ledger else 'at this URL'}")
         with UsageLedger(ledger) as opened:
             return opened.lines(since=since, until=until, resolution="hour")
     except LedgerError as error:
         raise CommandError(str(error)) from error
+
+
+def _is_there(ledger: str) -> bool:
+    import sqlalchemy as sa
+
+    from lc_service.accounting.ledger import place, schema, sqlite
+
+    database = place.find(ledger, "process", 30.0)
+    if isinstance(database, sqlite.SqliteDatabase) and not Path(database.place).exists():
+        return False
+    try:
+        return sa.inspect(database.engine).has_table(schema.attempts.name)
+    except sa.exc.SQLAlchemyError as error:
+        raise database.error(error) from error
+    finally:
+        database.engine.dispose()
 
 
 _SPANS = {"d": "days", "h": "hours", "m": "minutes"}
@@ -148,7 +166,7 @@ def _write_page(lines: Mapping[LineKey, UsageLine], keys: list[str], target: str
 
     page = UsageReport(lines).to_html(keys)
     if target == "-":
-        typer.echo(page)
+        typer.echo(page, color=True)  # as it is: a page has no colours to take out
         return
     try:
         Path(target).write_text(page, encoding="utf-8")
