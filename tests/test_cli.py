@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -450,6 +452,10 @@ class TestSimulate:
         (["simulate", "--headers", "some"], "--headers"),
         (["simulate", "--fault-kinds", "nope"], "unknown fault 'nope'"),
         (["chat", "hi", "--temperature", "9"], "--temperature"),
+        (["usage", "sqlite:///nowhere.db"], "there is no ledger at this URL"),
+        (["usage", "mysql://u:sk-secret@127.0.0.1/x"], "not mysql://"),
+        (["usage", "x.db", "--by", ""], "metadata:KEY; not by ''"),
+        (["usage", "x.db", "--until", "9999999999d"], "--until takes 2026-11-01, "),
     ],
     ids=" ".join,
 )
@@ -458,6 +464,20 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
 ) -> None:
     assert main(arguments) == 2
     assert words in assert_one_line(capsys.readouterr().err)
+
+
+def test_to_look_at_what_is_no_ledger_makes_none_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty file, and a database of another program."""
+    (tmp_path / "empty.db").touch()
+    with contextlib.closing(sqlite3.connect("other.db")) as other:
+        other.execute("create table notes (text)")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in before:
+        assert main(["usage", name]) == 2
+        assert assert_one_line(capsys.readouterr().err) == f"lc-service: there is no ledger {name}"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_wrong_setting_is_named_and_not_repeated(
@@ -488,7 +508,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"lc-service \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("words", ["", "--help", "demo --help", "chat --help", "simulate --help"])
+@pytest.mark.parametrize(
+    "words", ["", "--help", "demo --help", "chat --help", "usage --help", "simulate --help"]
+)
 def test_help_documents_the_exit_codes(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) == 0
     out = " ".join(capsys.readouterr().out.split())

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -140,9 +141,13 @@ def _figures(line: UsageLine) -> dict[str, Any]:
         **figures,
         **tokens,
         "total_tokens": line.usage.total_tokens,
-        "cost_usd": None if line.unpriced else str(cost),
-        "known_cost_usd": str(cost),
+        "cost_usd": None if line.unpriced else _exact(cost),
+        "known_cost_usd": _exact(cost),
     }
+
+
+def _exact(amount: Decimal) -> str:
+    return f"{amount.normalize():f}"
 
 
 def _named(table: Table, names: tuple[str, ...]) -> Mapping[str, str]:
