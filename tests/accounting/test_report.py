@@ -355,6 +355,7 @@ def test_a_plot_stacks_cost_and_tokens_by_model() -> None:
     assert sum(bar.get_height() for bar in above.patches) == pytest.approx(2.012)
     assert sum(bar.get_height() for bar in below.patches) == 1_013
     assert above.get_legend_handles_labels()[1] == ["dear", "cheap"]
+    assert above.get_ylim() == pytest.approx((0, 2.012 * 1.08))
 
 
 def test_a_frame_has_a_row_for_each_line() -> None:

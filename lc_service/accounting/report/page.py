@@ -28,7 +28,8 @@ def html_fragment(lines: Lines) -> str:
     if not lines:
         return "<p>No calls.</p>"
     table = make_table(lines, max_rows=_MAX_CELL_ROWS)
-    left, right = (f' style="text-align: {side}; padding: .2em .6em"' for side in ("left", "right"))
+    left = ' style="text-align: left; padding: .2em .6em"'
+    right = ' style="text-align: right; padding: .2em .6em; white-space: nowrap"'
 
     def row(name: str, texts: Iterable[str], tag: str) -> str:
         cells = "".join(f"<{tag}{right}>{escape(text)}</{tag}>" for text in texts)

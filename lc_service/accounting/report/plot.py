@@ -61,7 +61,6 @@ def _draw(
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
-    axes.margins(y=0.1)
     axes.tick_params(axis="y", length=0)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(Decimal(repr(float(value))))))
@@ -78,6 +77,8 @@ def _draw(
         label = _literal(model)
         axes.bar(starts, bars, width * 0.8, bottom, color=COLOURS[place], label=label)
         bottom = [low + high for low, high in zip(bottom, bars, strict=True)]
+    # by itself the axis ends at the highest bar where a bar of nothing stands on it
+    axes.set_ylim(0, max(bottom, default=0.0) * 1.08 or 1.0)
 
 
 def _days(at: datetime) -> float:
