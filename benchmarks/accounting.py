@@ -1,4 +1,4 @@
-"""What accounting adds to a call: counting, pricing, the ledger, in microseconds of CPU time a call, all threads.
+"""What accounting adds to a call: counting, pricing, ledger, in microseconds of CPU time a call, all threads.
 
 The answers come from memory, so nothing but the client's own work is timed. The variants take turns within
 each round, so a noisy machine slows all of them; the figures are medians over the rounds.

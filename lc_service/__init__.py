@@ -9,13 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lc_service.accounting.budget import Budget
-    from lc_service.accounting.budget_exceeded import BudgetExceeded
+    from lc_service.accounting.budget.budget import Budget
+    from lc_service.accounting.budget.exceeded import BudgetExceeded
     from lc_service.accounting.ledger.error import LedgerError
     from lc_service.accounting.ledger.ledger import UsageLedger
-    from lc_service.accounting.pricing import ModelPrice, set_price
+    from lc_service.accounting.pricing.cost import ModelPrice, set_price
     from lc_service.accounting.record import AttemptRecord
-    from lc_service.accounting.telemetry import Telemetry
+    from lc_service.accounting.telemetry.telemetry import Telemetry
     from lc_service.accounting.token_counter import TokenCounter, track_usage
     from lc_service.accounting.usage import TokenUsage
     from lc_service.accounting.usage_report import UsageReport
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AttemptRecord": "lc_service.accounting.record",
-    "Budget": "lc_service.accounting.budget",
-    "BudgetExceeded": "lc_service.accounting.budget_exceeded",
+    "Budget": "lc_service.accounting.budget.budget",
+    "BudgetExceeded": "lc_service.accounting.budget.exceeded",
     "ConfigurationError": "lc_service.settings",
     "LedgerError": "lc_service.accounting.ledger.error",
     "MalformedResponseError": "lc_service.retry.exceptions",
-    "ModelPrice": "lc_service.accounting.pricing",
+    "ModelPrice": "lc_service.accounting.pricing.cost",
     "OpenAIService": "lc_service.service",
     "ReliableChatOpenAI": "lc_service.models.chat",
     "ReliableOpenAIEmbeddings": "lc_service.models.embeddings",
@@ -49,13 +49,13 @@ _HOME = {
     "RetryQuota": "lc_service.retry.quota",
     "RetryWithExponentialBackoff": "lc_service.retry.policy",
     "ServiceSettings": "lc_service.settings",
-    "Telemetry": "lc_service.accounting.telemetry",
+    "Telemetry": "lc_service.accounting.telemetry.telemetry",
     "TokenCounter": "lc_service.accounting.token_counter",
     "TokenUsage": "lc_service.accounting.usage",
     "TruncatedResponseError": "lc_service.retry.exceptions",
     "UsageLedger": "lc_service.accounting.ledger.ledger",
     "UsageReport": "lc_service.accounting.usage_report",
-    "set_price": "lc_service.accounting.pricing",
+    "set_price": "lc_service.accounting.pricing.cost",
     "track_usage": "lc_service.accounting.token_counter",
     "with_retry": "lc_service.retry.runnable",
 }

@@ -34,7 +34,7 @@ from lc_service.retry.errors import TruncatedResponseError, classify
 
 if TYPE_CHECKING:
     from lc_service.accounting.budget import Reservation
-    from lc_service.accounting.call_span import CallSpan
+    from lc_service.accounting.telemetry.call_span import CallSpan
 
 logger = logging.getLogger(__name__)
 

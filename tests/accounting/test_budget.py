@@ -16,19 +16,19 @@ from uuid import uuid4
 
 import pytest
 
-from lc_service.accounting import account, expected_output
-from lc_service.accounting.budget import Budget, Reservation, areserve_all, reserve_all
-from lc_service.accounting.budget_exceeded import BudgetExceeded
-from lc_service.accounting.pricing import ModelPrice, max_cost, price, set_price
-from lc_service.accounting.record import AttemptRecord, AttemptStatus, Certainty
-from lc_service.accounting.request_amount import (
+from lc_service.accounting import expected_output
+from lc_service.accounting.budget import Budget, Reservation, account, areserve_all, reserve_all
+from lc_service.accounting.budget.exceeded import BudgetExceeded
+from lc_service.accounting.budget.request_amount import (
     DEFAULT_OUTPUT_TOKENS,
     UnboundedRequestError,
     UnpricedModelError,
 )
+from lc_service.accounting.budget.waiting_line import Hold, Party
+from lc_service.accounting.pricing import ModelPrice, max_cost, price, set_price
+from lc_service.accounting.record import AttemptRecord, AttemptStatus, Certainty
 from lc_service.accounting.spending import Amount, AttemptRequest, Limit
 from lc_service.accounting.usage import TokenUsage
-from lc_service.accounting.waiting_line import Hold, Party
 from lc_service.retry.errors import classify
 
 MODEL = "gpt-4o-mini"

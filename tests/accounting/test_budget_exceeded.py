@@ -22,7 +22,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END, START, StateGraph
 
-from lc_service.accounting.budget_exceeded import BudgetExceeded
+from lc_service.accounting.budget.exceeded import BudgetExceeded
 from lc_service.accounting.spending import Amount, Limit
 from lc_service.retry.errors import classify
 from lc_service.retry.policy import RetryWithExponentialBackoff

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lc_service import clock
-from lc_service.accounting.account import LEASE_SECONDS
 from lc_service.accounting.budget import Budget, Reservation
-from lc_service.accounting.budget_exceeded import BudgetExceeded
+from lc_service.accounting.budget.account import LEASE_SECONDS
+from lc_service.accounting.budget.exceeded import BudgetExceeded
+from lc_service.accounting.budget.steps import InThread
 from lc_service.accounting.ledger import UsageLedger
 from lc_service.accounting.record import AttemptRecord, AttemptStatus, Certainty
 from lc_service.accounting.spending import AttemptRequest
-from lc_service.accounting.steps import InThread
 from lc_service.accounting.usage import TokenUsage
 
 LIMIT = 100

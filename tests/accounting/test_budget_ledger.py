@@ -19,15 +19,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from lc_service.accounting import steps
-from lc_service.accounting.account import LEASE_SECONDS, BudgetUnavailableError
-from lc_service.accounting.budget import Budget, Reservation, areserve_all, reserve_all
-from lc_service.accounting.budget_exceeded import BudgetExceeded
+from lc_service.accounting.budget import Budget, Reservation, areserve_all, reserve_all, steps
+from lc_service.accounting.budget.account import LEASE_SECONDS, BudgetUnavailableError
+from lc_service.accounting.budget.exceeded import BudgetExceeded
+from lc_service.accounting.budget.waiting_line import Turn
 from lc_service.accounting.ledger import UsageLedger
 from lc_service.accounting.record import AttemptRecord
 from lc_service.accounting.spending import Amount, AttemptRequest, Balance, Scope
 from lc_service.accounting.usage import TokenUsage
-from lc_service.accounting.waiting_line import Turn
 from lc_service.retry.errors import classify
 
 NOON = 1_800_014_400.0
@@ -356,7 +355,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from uuid import uuid4
 from lc_service.accounting.budget import Budget
-from lc_service.accounting.budget_exceeded import BudgetExceeded
+from lc_service.accounting.budget.exceeded import BudgetExceeded
 from lc_service.accounting.ledger import UsageLedger
 from lc_service.accounting.record import AttemptRecord
 from lc_service.accounting.spending import AttemptRequest

@@ -15,13 +15,13 @@ from uuid import uuid4
 
 import pytest
 
-from lc_service.accounting.allowance import MAX_STILL_SECONDS
 from lc_service.accounting.budget import Budget, Reservation, areserve_all, reserve_all
-from lc_service.accounting.budget_exceeded import BudgetExceeded
+from lc_service.accounting.budget.allowance import MAX_STILL_SECONDS
+from lc_service.accounting.budget.exceeded import BudgetExceeded
+from lc_service.accounting.budget.waiting_line import Hold, Party, Turn, WaitingLine
 from lc_service.accounting.record import AttemptRecord
 from lc_service.accounting.spending import Amount, AttemptRequest
 from lc_service.accounting.usage import TokenUsage
-from lc_service.accounting.waiting_line import Hold, Party, Turn, WaitingLine
 
 MIDNIGHT = 1_800_057_600.0  # 2027-01-16 00:00 UTC
 

@@ -17,8 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lc_service import clock
-from lc_service.accounting import price_tables, pricing
-from lc_service.accounting.pricing import ModelPrice, max_cost, price, set_price
+from lc_service.accounting.pricing import ModelPrice, cost, max_cost, price, set_price, tables
 from lc_service.accounting.record import AttemptRecord
 from lc_service.accounting.usage import TokenUsage
 
@@ -48,15 +47,15 @@ tokens = st.one_of(
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    monkeypatch.setattr(pricing, "_own", {})
-    monkeypatch.setattr(pricing, "_warned", set())
-    monkeypatch.setattr(price_tables, "_memo", {})
+    monkeypatch.setattr(cost, "_own", {})
+    monkeypatch.setattr(cost, "_warned", set())
+    monkeypatch.setattr(tables, "_memo", {})
 
 
 @pytest.fixture
 def warnings(caplog):
-    caplog.set_level(logging.WARNING, logger=pricing.__name__)
-    return lambda: [record.getMessage() for record in caplog.records if record.name == pricing.__name__]
+    caplog.set_level(logging.WARNING, logger=cost.__name__)
+    return lambda: [record.getMessage() for record in caplog.records if record.name == cost.__name__]
 
 
 def upstream(
@@ -325,11 +324,11 @@ class TestUnknown:
         assert len(warnings()[0]) < 600
 
     def test_many_names_take_bounded_memory(self, monkeypatch, warnings):
-        monkeypatch.setattr(pricing, "MAX_MEMO", 8)
-        monkeypatch.setattr(price_tables, "MAX_MEMO", 8)
+        monkeypatch.setattr(cost, "MAX_MEMO", 8)
+        monkeypatch.setattr(tables, "MAX_MEMO", 8)
         for number in range(50):
             assert price(USAGE, f"model-{number}", at=NOW) is None
-        assert len(price_tables._memo) <= 8
+        assert len(tables._memo) <= 8
         assert len(warnings()) == 8
 
     def test_threads_warn_once_and_agree(self, warnings):
@@ -501,7 +500,7 @@ class TestOwnPrice:
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(work, range(8)))
-        assert {model: len(tiers) for model, tiers in pricing._own.items()} == {
+        assert {model: len(tiers) for model, tiers in cost._own.items()} == {
             f"private-{number}": 3 for number in range(4)
         }
 

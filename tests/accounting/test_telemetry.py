@@ -28,10 +28,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from lc_service import TruncatedResponseError
-from lc_service.accounting import call_span
-from lc_service.accounting.call_span import CallSpan
 from lc_service.accounting.record import AttemptRecord, AttemptStatus, Certainty
-from lc_service.accounting.telemetry import Telemetry
+from lc_service.accounting.telemetry import Telemetry, call_span
+from lc_service.accounting.telemetry.call_span import CallSpan
 from lc_service.accounting.usage import TokenUsage
 from lc_service.retry.errors import ErrorKind, Verdict
 from lc_service.retry.event import RetryEvent

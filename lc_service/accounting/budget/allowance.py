@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
 from lc_service import clock
-from lc_service.accounting.account import LedgerAccount, LocalAccount, ReservingLedger
-from lc_service.accounting.request_amount import greatest_amount, probable_amount
+from lc_service.accounting.budget.account import LedgerAccount, LocalAccount, ReservingLedger
+from lc_service.accounting.budget.request_amount import greatest_amount, probable_amount
+from lc_service.accounting.budget.steps import InThread, Procedure, T, threads
+from lc_service.accounting.budget.waiting_line import Hold, Party, Pause, Turn, WaitingLine
 from lc_service.accounting.spending import Amount, AttemptRequest, Balance, Limit
-from lc_service.accounting.steps import InThread, Procedure, T, threads
-from lc_service.accounting.waiting_line import Hold, Party, Pause, Turn, WaitingLine
 
 MAX_STILL_SECONDS = 600.0
 """So long a call waits while nothing is given back."""
@@ -163,7 +163,7 @@ class Allowance:
         return now.replace(hour=0, minute=0, second=0, microsecond=0)
 
     def _refuse(self, amount: Amount, balance: Balance, why: str) -> NoReturn:
-        from lc_service.accounting.budget_exceeded import BudgetExceeded  # noqa: PLC0415  imports langgraph
+        from lc_service.accounting.budget.exceeded import BudgetExceeded  # noqa: PLC0415  imports langgraph
 
         def told(some: Amount | Limit) -> str:
             parts = []

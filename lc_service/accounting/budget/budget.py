@@ -13,11 +13,11 @@ from decimal import Decimal, InvalidOperation
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, Self
 
-from lc_service.accounting.allowance import Allowance
+from lc_service.accounting.budget.allowance import Allowance
+from lc_service.accounting.budget.steps import Procedure, arun, run, threads
+from lc_service.accounting.budget.waiting_line import Hold
 from lc_service.accounting.record import AttemptRecord
 from lc_service.accounting.spending import Amount, AttemptRequest, Limit
-from lc_service.accounting.steps import Procedure, arun, run, threads
-from lc_service.accounting.waiting_line import Hold
 
 if TYPE_CHECKING:
     from lc_service.accounting.ledger import UsageLedger

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
-from lc_service.accounting.call_span import CallSpan
-from lc_service.accounting.genai_metrics import GenAIMetrics, LatestMetrics, PublishedMetrics
+from lc_service.accounting.telemetry.call_span import CallSpan
+from lc_service.accounting.telemetry.metrics import GenAIMetrics, LatestMetrics, PublishedMetrics
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider

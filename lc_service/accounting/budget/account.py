@@ -18,9 +18,9 @@ from uuid import UUID
 
 from langchain_core.exceptions import ModelError
 
+from lc_service.accounting.budget.waiting_line import Hold, WaitingLine
 from lc_service.accounting.record import AttemptRecord
 from lc_service.accounting.spending import Amount, AttemptRequest, Balance, Limit, Scope, charge
-from lc_service.accounting.waiting_line import Hold, WaitingLine
 
 logger = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lc_service import clock
-from lc_service.accounting.genai_metrics import (
+from lc_service.accounting.record import NO_TOKENS, AttemptRecord, Certainty
+from lc_service.accounting.telemetry.metrics import (
     ERROR_TYPE,
     GenAIMetrics,
     certainty_flag,
     usage_attributes,
 )
-from lc_service.accounting.record import NO_TOKENS, AttemptRecord, Certainty
 from lc_service.retry.errors import ErrorKind, classify
 
 if TYPE_CHECKING:

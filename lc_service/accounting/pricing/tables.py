@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from lc_service import clock
-from lc_service.accounting.rates import KindPrices, Rates, Steps
+from lc_service.accounting.pricing.rates import KindPrices, Rates, Steps
 
 if TYPE_CHECKING:
     from genai_prices import types

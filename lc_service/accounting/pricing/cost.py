@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 
-from lc_service.accounting.price_tables import MAX_MEMO, listed_steps
-from lc_service.accounting.rates import KindPrices, Rates, Steps, charge, highest
+from lc_service.accounting.pricing.rates import KindPrices, Rates, Steps, charge, highest
+from lc_service.accounting.pricing.tables import MAX_MEMO, listed_steps
 from lc_service.accounting.usage import TokenUsage
 
 logger = logging.getLogger(__name__)
