@@ -11,7 +11,8 @@ from html import escape
 
 from lc_service.accounting.report.timeline import Timeline, round_up
 
-_TOP, _HEIGHT, _BOTTOM = 18, 150, 22
+_TOP, _HEIGHT, _BOTTOM = 8, 150, 22
+_LETTER, _GAP = 7.5, 8
 _MIN_SLOTS = 8  # a single bar is not as wide as the page
 
 
@@ -31,7 +32,7 @@ def stacked_bars(timeline: Timeline, values: Values, title: str, write: Write, m
     """
     top = round_up(max(sum(map(Decimal, column), Decimal()) for column in zip(*values, strict=True)))
     slots = max(len(timeline.starts), _MIN_SLOTS)
-    drawn = []
+    drawn = [f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>' for y, _ in _marks(top)]
     for number, start in enumerate(timeline.starts):
         left = 100 * (number + (slots - len(timeline.starts)) / 2) / slots
         across = f'x="{left + 10 / slots:.3f}%" width="{80 / slots:.3f}%"'
@@ -39,22 +40,26 @@ def stacked_bars(timeline: Timeline, values: Values, title: str, write: Write, m
             (model, Decimal(heights[number])) for model, heights in zip(timeline.models, values, strict=True)
         ]
         drawn.append(_bar(parts, top, across, timeline.label(start), write))
-    drawn += [_scale(top, mark), _dates(timeline, slots)]  # after the bars: text stands above them
     height = _TOP + _HEIGHT + _BOTTOM
     return (
-        f'<svg class="chart" role="img" aria-label="{escape(title)}" width="100%" height="{height}">'
-        f"{''.join(drawn)}</svg>"
+        f'<div class="chart">{_scale(top, mark, height)}'
+        f'<svg role="img" aria-label="{escape(title)}" width="100%" height="{height}">'
+        f"{''.join(drawn)}{_dates(timeline, slots)}</svg></div>"
     )
 
 
-def _scale(top: Decimal, write: Write) -> str:
-    lines = []
-    for share in (Decimal(1), Decimal("0.5"), Decimal(0)):
-        y = _TOP + _HEIGHT * (1 - float(share))
-        lines.append(f'<line class="grid" x1="0" x2="100%" y1="{y:g}" y2="{y:g}"/>')
-        if share:
-            lines.append(f'<text x="0" y="{y - 4:g}">{escape(write(top * share))}</text>')
-    return "".join(lines)
+def _marks(top: Decimal) -> list[tuple[int, Decimal]]:
+    return [(_TOP, top), (_TOP + _HEIGHT // 2, top / 2), (_TOP + _HEIGHT, Decimal())]
+
+
+def _scale(top: Decimal, write: Write, height: int) -> str:
+    """Draw the scale by itself: within the chart, its width in pixels would not go with percentages."""
+    marks = [(y, write(value)) for y, value in _marks(top)]
+    width = round(_LETTER * max(len(text) for _, text in marks)) + _GAP
+    texts = (
+        f'<text x="{width - _GAP}" y="{y + 4}" text-anchor="end">{escape(text)}</text>' for y, text in marks
+    )
+    return f'<svg aria-hidden="true" width="{width}" height="{height}">{"".join(texts)}</svg>'
 
 
 def _bar(parts: Sequence[tuple[str, Decimal]], top: Decimal, across: str, when: str, write: Write) -> str:

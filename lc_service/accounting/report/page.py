@@ -40,9 +40,9 @@ def html_fragment(lines: Lines) -> str:
 
     head = row("Model", (column.title for column in table.columns), "th")
     rows = "".join(row(names[0], figures(line), "td") for names, line in table.written())
-    foot = row("Total", figures(table.total), "th") if len(table.rows) > 1 else ""
+    foot = f"<tfoot>{row('Total', figures(table.total), 'th')}</tfoot>" if len(table.rows) > 1 else ""
     notes = "<br>".join(map(escape, table.doubts))
-    return f"<table><thead>{head}</thead><tbody>{rows}</tbody><tfoot>{foot}</tfoot></table>" + (
+    return f"<table><thead>{head}</thead><tbody>{rows}</tbody>{foot}</table>" + (
         f'<p style="opacity: .75; margin: .5em 0 0">{notes}</p>' if notes else ""
     )
 
@@ -52,8 +52,8 @@ def html_report(lines: Lines, by: Sequence[str] = (), title: str = "Usage") -> s
 
     Args:
         lines: The sums, such as `UsageReport.lines`.
-        by: Keys as `UsageReport.group_by` takes them, nested in a single table. None means a table for each
-            key that has more than one value.
+        by: Keys as `UsageReport.group_by` takes them, nested in a single table; without any, there is a table
+            for each key that has more than one value.
         title: Its heading.
 
     Raises:
@@ -110,7 +110,11 @@ def _cards(lines: Lines, total: UsageLine) -> str:
     is_part = total.unpriced and total.cost_usd
     cards = [
         ("Cost, at least" if is_part else "Cost", wording.cost(total).removeprefix("≥ "), ""),
-        ("Tokens", f"{usage.total_tokens:,}", f"{usage.input_tokens:,} in, {usage.output_tokens:,} out"),
+        (
+            "Tokens, at least" if total.unknown else "Tokens",
+            f"{usage.total_tokens:,}",
+            f"{usage.input_tokens:,} in, {usage.output_tokens:,} out",
+        ),
         ("Calls", f"{total.calls:,}", f"{cached:,} answered by the cache" if cached else ""),
         ("Attempts", f"{total.attempts:,}", f"{failed:,} failed" if failed else ""),
     ]
@@ -130,12 +134,11 @@ def _doubts(total: UsageLine) -> str:
 def _charts(timeline: Timeline) -> str:
     drawn = []
     for title, values, write, mark in (
-        ("Cost", timeline.cost_usd, wording.usd, wording.usd_mark),
-        ("Tokens", timeline.tokens, "{:,}".format, wording.compact),
+        (timeline.cost_title, timeline.cost_usd, wording.usd, wording.usd_mark),
+        (timeline.tokens_title, timeline.tokens, "{:,}".format, wording.compact),
     ):
         if any(map(any, values)):
-            heading = f"{title} {timeline.per}"
-            drawn.append(f"<h2>{heading}</h2>{stacked_bars(timeline, values, heading, write, mark)}")
+            drawn.append(f"<h2>{title}</h2>{stacked_bars(timeline, values, title, write, mark)}")
     if not drawn:
         return ""
     legend = "".join(
@@ -169,7 +172,7 @@ def _section(table: Table) -> str:
     if "tag" in table.by and total_of(row.line for row in table.rows).attempts > table.total.attempts:
         note = '<p class="none">What has several tags is in the row of each.</p>'
     return (
-        f"<section><h2>{escape(heading)}</h2><table><thead><tr>{head}</tr></thead><tbody>"
+        f'<section><h2>{escape(heading)}</h2><div class="wide"><table><thead><tr>{head}</tr></thead><tbody>'
         + "".join(row(names, line) for names, line in table.written())
-        + f"</tbody><tfoot>{foot}</tfoot></table>{note}</section>"
+        + f"</tbody>{foot and f'<tfoot>{foot}</tfoot>'}</table></div>{note}</section>"
     )

@@ -24,6 +24,8 @@ except ImportError as error:
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#a463f2", "#97a1ad")
 _MIN_SLOTS = 8  # a single bar is not as wide as the plot
+_LEGEND_LETTERS = 100  # as many stand beside each other
+_MAX_NAME_LETTERS = 60
 
 
 class UsageFigure(Figure):
@@ -40,13 +42,15 @@ def make_figure(lines: Lines) -> UsageFigure:
     timeline = make_timeline(lines)
     figure = UsageFigure(figsize=(9, 5.5), dpi=110, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    _draw(above, timeline, timeline.cost_usd, f"Cost {timeline.per}", wording.usd_mark)
-    _draw(below, timeline, timeline.tokens, f"Tokens {timeline.per}", wording.compact)
+    _draw(above, timeline, timeline.cost_usd, timeline.cost_title, wording.usd_mark)
+    _draw(below, timeline, timeline.tokens, timeline.tokens_title, wording.compact)
     if timeline.starts:
         _fit_dates(below, timeline)
-        figure.legend(
-            *above.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
-        )
+        bars, names = above.get_legend_handles_labels()
+        columns = max(1, min(3, _LEGEND_LETTERS // max(map(len, names))))
+        figure.legend(bars, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    else:
+        below.set_xticks([])
     return figure
 
 
@@ -65,7 +69,7 @@ def _draw(
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(Decimal(repr(float(value))))))
     if not any(map(any, values)):
-        said = "No calls." if not timeline.starts else "Nothing known."
+        said = "None." if timeline.starts else "No calls."
         axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center", va="center", alpha=0.6)
         axes.set_yticks([])
     width = timeline.width / timedelta(days=1)
@@ -87,7 +91,9 @@ def _days(at: datetime) -> float:
 
 
 def _literal(name: str) -> str:
-    shown = "".join(letter if letter.isprintable() else "�" for letter in name[:60]).replace("$", r"\$")
+    if len(name) > _MAX_NAME_LETTERS:
+        name = name[: _MAX_NAME_LETTERS - 1] + "…"
+    shown = "".join(letter if letter.isprintable() else "�" for letter in name).replace("$", r"\$")
     return f"\u200b{shown}" if shown.startswith("_") else shown
 
 

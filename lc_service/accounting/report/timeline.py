@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from lc_service.accounting.report.table import Lines, make_table
-from lc_service.accounting.usage_line import LineKey
+from lc_service.accounting.usage_line import LineKey, UsageLine, total_of
 
 MAX_BARS = 48
 MAX_MODELS = 6
@@ -35,6 +35,7 @@ class Timeline:
         models: The names in the order of their weight. Beyond six, the lightest are together.
         tokens: For each model, the tokens in each span, input and output together.
         cost_usd: For each model, what is known of the cost in each span.
+        total: The sum of everything.
     """
 
     width: timedelta
@@ -42,6 +43,17 @@ class Timeline:
     models: tuple[str, ...]
     tokens: tuple[tuple[int, ...], ...]
     cost_usd: tuple[tuple[Decimal, ...], ...]
+    total: UsageLine
+
+    @property
+    def cost_title(self) -> str:
+        """What the bars of cost are: `"Known cost per hour"` where they are not all of it."""
+        return f"{'Known cost' if self.total.unpriced else 'Cost'} {self.per}"
+
+    @property
+    def tokens_title(self) -> str:
+        """What the bars of tokens are."""
+        return f"{'Known tokens' if self.total.unknown else 'Tokens'} {self.per}"
 
     @property
     def per(self) -> str:
@@ -62,7 +74,7 @@ class Timeline:
 def make_timeline(lines: Lines) -> Timeline:
     """Make the timeline of lines; it is empty where they are."""
     if not lines:
-        return Timeline(_MINUTE, (), (), (), ())
+        return Timeline(_MINUTE, (), (), (), (), UsageLine())
     width = _width(key.at for key in lines)
     first, last = (_floor(pick(key.at for key in lines), width) for pick in (min, max))
     starts = tuple(first + width * number for number in range((last - first) // width + 1))
@@ -83,7 +95,14 @@ def make_timeline(lines: Lines) -> Timeline:
         row, column = place(key)
         tokens[row][column] += line.usage.total_tokens
         cost_usd[row][column] += line.cost_usd
-    return Timeline(width, starts, tuple(models), tuple(map(tuple, tokens)), tuple(map(tuple, cost_usd)))
+    return Timeline(
+        width,
+        starts,
+        tuple(models),
+        tuple(map(tuple, tokens)),
+        tuple(map(tuple, cost_usd)),
+        total_of(lines.values()),
+    )
 
 
 def _width(times: Iterable[datetime]) -> timedelta:

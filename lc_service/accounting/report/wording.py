@@ -5,34 +5,33 @@ Invariant: what is a lower bound is never written as if it were the whole. Plain
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
 
 from lc_service.accounting.usage_line import UsageLine
 
 UNKNOWN = "unknown"
 
 
-def usd(amount: Decimal) -> str:
+def usd(amount: Decimal, rounding: str = ROUND_HALF_EVEN) -> str:
     """Write money: cents from a dollar on, below it as many digits as it takes to tell amounts apart."""
     if not amount:
         return "$0"
-    if amount >= 1:
-        return f"${amount:,.2f}"
-    if amount >= Decimal("0.01"):
-        return f"${amount:.4f}"
-    return f"${amount:.{1 - amount.adjusted()}f}"
+    digits = 2 if amount >= 1 else 4 if amount >= Decimal("0.01") else 1 - amount.adjusted()
+    return f"${amount.quantize(Decimal(1).scaleb(-digits), rounding):,f}"
 
 
 def usd_mark(amount: Decimal) -> str:
-    """Write an amount of a scale, which is round: `"$0.0025"`."""
-    return f"${Decimal(f'{amount:.6g}').normalize():,f}"
+    """Write an amount of a scale, which is round: `"$0.0025"`, `"$0.50"`."""
+    text = f"${Decimal(f'{amount:.6g}').normalize():,f}"
+    return f"{text}0" if text[-2:-1] == "." else text
 
 
 def cost(line: UsageLine) -> str:
     """Write what a line cost; with ≥ where some of it is unknown, and `"unknown"` where all of it is."""
     if not line.unpriced:
         return usd(line.cost_usd)
-    return f"≥ {usd(line.cost_usd)}" if line.cost_usd else UNKNOWN
+    # rounded up, it would be no lower bound
+    return f"≥ {usd(line.cost_usd, ROUND_DOWN)}" if line.cost_usd else UNKNOWN
 
 
 def cost_in_words(line: UsageLine) -> str:
