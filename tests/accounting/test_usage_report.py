@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -186,36 +187,67 @@ def test_a_group_stays_as_it_was_and_writes_nothing_back() -> None:
     assert group.total == report.total == ONE + ONE
 
 
-@given(
-    st.lists(
-        st.builds(
-            attempt,
-            st.sampled_from(["own", "b"]),
-            st.builds(TokenUsage, input_tokens=st.integers(0, 9), output_tokens=st.integers(0, 9)),
-            attempt=st.integers(1, 2),
-            certainty=st.sampled_from([Certainty.MEASURED, Certainty.ESTIMATED]),
-            status=st.sampled_from(AttemptStatus),
-            started_at=st.datetimes(datetime(2026, 1, 1), datetime(2026, 2, 1), timezones=st.just(UTC)),  # noqa: DTZ001  hypothesis wants them naive
-            metadata=st.dictionaries(st.just("user"), st.text(max_size=1)),
-        ),
-        max_size=20,
+records = st.lists(
+    st.builds(
+        attempt,
+        st.sampled_from(["own", "b", "nobody-knows"]),
+        st.builds(TokenUsage, input_tokens=st.integers(0, 9), output_tokens=st.integers(0, 9)),
+        attempt=st.integers(1, 2),
+        operation=st.sampled_from(["chat", "embeddings"]),
+        certainty=st.sampled_from(Certainty),
+        status=st.sampled_from(AttemptStatus),
+        started_at=st.datetimes(datetime(2026, 1, 1), datetime(2026, 1, 4), timezones=st.just(UTC)),  # noqa: DTZ001  hypothesis wants them naive
+        tags=st.lists(st.sampled_from(["s", "t"]), max_size=2).map(tuple),
+        metadata=st.dictionaries(st.just("user"), st.text(max_size=1)),
     ),
-    st.integers(0, 20),
+    max_size=20,
 )
+SPLITS = ("model", "operation", "status", "day", "metadata:user")
+"""What puts an attempt into one group and no other."""
+
+
+def sums(report: UsageReport) -> UsageLine:
+    """Return all that a report adds up, as its properties tell it."""
+    assert report.measured + report.estimated + report.unknown == report.attempts
+    assert (report.cost_usd is None) == bool(report.unpriced_calls)
+    return UsageLine(
+        calls=report.calls, attempts=report.attempts, estimated=report.estimated, unknown=report.unknown,
+        usage=report.total, cost_usd=report.known_cost_usd, unpriced=report.unpriced_calls,
+    )  # fmt: skip
+
+
+@given(records, st.integers(0, 20))
 def test_groups_and_sums_of_reports_add_up_to_the_whole(records: list[AttemptRecord], cut: int) -> None:
     report = report_of(*records)
-    whole = (report.calls, report.attempts, report.estimated, report.total, report.known_cost_usd)
+    whole = sums(report)
     assert report.attempts == len(records)
-    for parts in (
-        *(report.group_by(key).values() for key in ("model", "operation", "status", "day", "metadata:user")),
-        [report_of(*records[:cut]), report_of(*records[cut:])],
-    ):
-        together = UsageReport()
-        for part in parts:
-            together += part
-        assert (
-            together.calls, together.attempts, together.estimated, together.total, together.known_cost_usd
-        ) == whole  # fmt: skip
+    for key in SPLITS:
+        assert total_of(map(sums, report.group_by(key).values())) == whole
+    assert sums(report_of(*records[:cut]) + report_of(*records[cut:])) == whole
+
+
+@given(records, st.randoms(use_true_random=False))
+def test_the_order_in_which_attempts_end_changes_nothing(
+    records: list[AttemptRecord], random: Random
+) -> None:
+    report = report_of(*records)
+    random.shuffle(records)
+    assert dict(report_of(*records).lines) == dict(report.lines)
+
+
+@given(records)
+def test_a_coarser_report_keeps_every_sum_of_what_it_still_knows(records: list[AttemptRecord]) -> None:
+    report, small = report_of(*records), UsageReport()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(usage_report, "MAX_LINES", 3)
+        patched.setattr(usage_report, "MAX_PENDING", 1)
+        for record in records:
+            small.add(record)
+    assert sums(small) == sums(report)
+    for key in ("model", "operation", "status", "day"):
+        assert {name: sums(group) for name, group in small.group_by(key).items()} == {
+            name: sums(group) for name, group in report.group_by(key).items()
+        }
 
 
 # --- bounds -----------------------------------------------------------------------------------------------
@@ -251,6 +283,16 @@ def test_a_large_report_becomes_coarser_and_stays_exact(
     assert {(len(key.tags), len(key.metadata)) for key in report.lines} == {(tags, metadata)}
     assert report._sums.steps == steps
     assert all(key.at.minute == 0 for key in report.lines)
+
+
+def test_ten_thousand_lines_are_the_most_that_a_report_holds() -> None:
+    report = UsageReport()
+    for number in range(10_000):
+        report.add(attempt(usage=ONE, started_at=AT + timedelta(minutes=number)))
+    assert len(report.lines) == 10_000
+    report.add(attempt(usage=ONE, started_at=AT - timedelta(minutes=1)))
+    assert len(report.lines) == 168  # hours
+    assert (report.calls, report.total.input_tokens) == (10_001, 100_010)
 
 
 def test_lines_of_a_ledger_make_a_report_that_counts_on() -> None:
