@@ -6,7 +6,6 @@ billed in full, and only the server knows.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import httpx2
@@ -47,31 +46,58 @@ def _body(response: object) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-_MAY_BE_BILLED = frozenset(
+# What a server says instead of working on a request, or what is found wrong before it is sent.
+_REFUSED = frozenset(
     {
-        ErrorKind.TRUNCATED,
-        ErrorKind.TIMEOUT,
-        ErrorKind.CANCELLED,
-        ErrorKind.CONNECTION,
-        ErrorKind.REFUSED_ANSWER,
+        ErrorKind.RATE_LIMIT,
+        ErrorKind.QUOTA_EXHAUSTED,
+        ErrorKind.REQUEST_TOO_LARGE,
+        ErrorKind.CONTEXT_OVERFLOW,
+        ErrorKind.AUTHENTICATION,
+        ErrorKind.PERMISSION,
+        ErrorKind.NOT_FOUND,
+        ErrorKind.INVALID_REQUEST,
+        ErrorKind.CONFLICT,
+        ErrorKind.CONFIGURATION,
+        ErrorKind.SERVER_ERROR,
     }
 )
+# What a program's own mistakes raise while a request is built.
+_BUILDING_ERRORS = (AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
 
 
-def may_be_billed(error: BaseException) -> bool:
-    """Whether a server may have worked on, and billed, what `error` ended."""
-    if isinstance(error, (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)):
-        return True
+def may_be_billed(error: BaseException, *, is_sent: bool = True) -> bool:
+    """Whether a server may have worked on, and billed, what `error` ended.
+
+    Args:
+        error: What ended an attempt or a call.
+        is_sent: Whether the request is known to have been sent; else a program's own mistake is taken to
+            have come before that.
+    """
+    if not isinstance(error, Exception):
+        return True  # a cancellation, a signal, the end of the process: whoever stopped it did not know
     verdict = classify(error)
-    return verdict.kind in _MAY_BE_BILLED and verdict.status_code is None and not _was_never_sent(error)
+    is_refused = verdict.kind in _REFUSED or (verdict.status_code or 0) >= 400
+    if is_refused or _was_never_sent(error):
+        return False
+    is_own_mistake = verdict.kind is ErrorKind.UNKNOWN and isinstance(error, _BUILDING_ERRORS)
+    return is_sent or not is_own_mistake
+
+
+_NEVER_CONNECTED = (httpx2.ConnectError, httpx2.PoolTimeout, ConnectionRefusedError)
+_AIOHTTPS_NEVER_CONNECTED = ("ClientConnectorError", "ClientConnectorDNSError", "ConnectionTimeoutError")
 
 
 def _was_never_sent(error: BaseException) -> bool:
     """Whether no connection came about, so that the server never saw the request."""
     link: BaseException | None = error
     while link is not None:
-        is_aiohttps = type(link).__name__ in ("ClientConnectorError", "ClientConnectorDNSError")
-        if is_aiohttps or isinstance(link, (httpx2.ConnectError, ConnectionRefusedError)):
+        if isinstance(link, _NEVER_CONNECTED) or type(link).__name__ in _AIOHTTPS_NEVER_CONNECTED:
+            return True
+        # openai's aiohttp transport calls every lost connection a ConnectTimeout (contract-tested)
+        if isinstance(link, httpx2.ConnectTimeout) and not type(link.__cause__).__module__.startswith(
+            "aiohttp"
+        ):
             return True
         link = link.__cause__
     return False

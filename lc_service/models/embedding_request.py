@@ -6,7 +6,7 @@ retried alone. Does not split texts into chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +49,7 @@ class Terms:
 class RetriedEmbeddings:
     """The SDK's synchronous `embeddings` resource with the retry inside; thread-safe."""
 
-    def __init__(self, resource: openai.resources.Embeddings, terms: Terms) -> None:
+    def __init__(self, resource: openai.resources.Embeddings, terms: Callable[[], Terms]) -> None:
         self.resource = resource
         self._terms = terms
 
@@ -61,7 +61,7 @@ class RetriedEmbeddings:
             MalformedResponseError: The answer has not one vector for each input.
             openai.OpenAIError: As the SDK raises it.
         """
-        terms = self._terms
+        terms = self._terms()  # now: a model's fields may be set at any time
         manager = CallbackManager.configure(local_callbacks=terms.callbacks, **_inherited(ensure_config()))
         (run,) = manager.on_llm_start(_SERIALIZED, [_describe(input)], invocation_params={"model": model})
         call = Call(_request(self.resource, input, model), terms.accounts, run)
@@ -85,13 +85,13 @@ class RetriedEmbeddings:
 class AsyncRetriedEmbeddings:
     """The SDK's asynchronous `embeddings` resource with the retry inside; loop-safe."""
 
-    def __init__(self, resource: openai.resources.AsyncEmbeddings, terms: Terms) -> None:
+    def __init__(self, resource: openai.resources.AsyncEmbeddings, terms: Callable[[], Terms]) -> None:
         self.resource = resource
         self._terms = terms
 
     async def create(self, *, input: Any, model: str, **kwargs: Any) -> CreateEmbeddingResponse:  # noqa: A002
         """Request embeddings; as `RetriedEmbeddings.create`."""
-        terms = self._terms
+        terms = self._terms()  # now: a model's fields may be set at any time
         manager = AsyncCallbackManager.configure(
             local_callbacks=terms.callbacks, **_inherited(ensure_config())
         )

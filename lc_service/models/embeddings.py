@@ -87,11 +87,11 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
         resource = getattr(self.client, "resource", self.client)
         if isinstance(resource, openai.resources.Embeddings):
             sdk = resource._client.with_options(**client_options(self))  # noqa: SLF001  contract-tested
-            self.client = RetriedEmbeddings(sdk.embeddings, self._terms())
+            self.client = RetriedEmbeddings(sdk.embeddings, self._terms)
         aresource = getattr(self.async_client, "resource", self.async_client)
         if isinstance(aresource, openai.resources.AsyncEmbeddings):
             asdk = aresource._client.with_options(**async_client_options(self))  # noqa: SLF001
-            self.async_client = AsyncRetriedEmbeddings(asdk.embeddings, self._terms())
+            self.async_client = AsyncRetriedEmbeddings(asdk.embeddings, self._terms)
         return self
 
     def _terms(self) -> Terms:

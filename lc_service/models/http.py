@@ -15,21 +15,24 @@ from collections.abc import AsyncGenerator, Callable
 from contextvars import ContextVar
 from functools import lru_cache
 from ssl import SSLContext
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
 import openai
 
-response_hook: ContextVar[Callable[[httpx2.Response], None] | None] = ContextVar(
-    "lc_service_response_hook", default=None
-)
-"""Shown the head of every response to a request that is sent in its context by one of these clients."""
+
+class Watcher(Protocol):
+    """Whoever wants to know what becomes of a request."""
+
+    def on_send(self) -> None:
+        """Take note that a request is being sent."""
+
+    def on_response(self, response: httpx2.Response) -> None:
+        """Take note of a response's head."""
 
 
-def _shown(response: httpx2.Response) -> httpx2.Response:
-    if (hook := response_hook.get()) is not None:
-        hook(response)
-    return response
+watcher: ContextVar[Watcher | None] = ContextVar("lc_service_watcher", default=None)
+"""Told of every request that is sent in its context by one of these clients, and of its response's head."""
 
 
 class LoopBoundAsyncClient(httpx2.AsyncClient):
@@ -55,7 +58,12 @@ class LoopBoundAsyncClient(httpx2.AsyncClient):
         """Send `request` with the running loop's client; arguments as `httpx2.AsyncClient.send`."""
         bound = self._bound.get(asyncio.get_running_loop())
         client = bound[0] if bound is not None else await self._bind()
-        return _shown(await client.send(request, **kwargs))
+        if (told := watcher.get()) is None:
+            return await client.send(request, **kwargs)
+        told.on_send()
+        response = await client.send(request, **kwargs)
+        told.on_response(response)
+        return response
 
     async def aclose(self) -> None:
         """Close the running loop's client."""
@@ -106,7 +114,12 @@ class ProcessBoundClient(httpx2.Client):
             # Of two threads that meet here one wins. The parent's client stays in the dictionary: closing it
             # here could speak on its connections.
             client = self._bound.setdefault(os.getpid(), self._make_client())
-        return _shown(client.send(request, **kwargs))
+        if (told := watcher.get()) is None:
+            return client.send(request, **kwargs)
+        told.on_send()
+        response = client.send(request, **kwargs)
+        told.on_response(response)
+        return response
 
     def close(self) -> None:
         """Close this process's client; the next request opens a new one."""

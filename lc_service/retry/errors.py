@@ -214,7 +214,7 @@ def _status_code(exc: BaseException) -> int | None:
     for holder in (exc, _response(exc)):
         for name in ("status_code", "status", "code"):
             status = getattr(holder, name, None)
-            if isinstance(status, int) and 100 <= status <= 599:
+            if isinstance(status, int) and 100 <= status <= 599 and not isinstance(holder, SystemExit):
                 return status
     return None
 

@@ -39,6 +39,9 @@ class Records:
     async def arecord(self, record: AttemptRecord) -> None:
         self.all.append(record)
 
+    def post(self, record: AttemptRecord) -> None:
+        self.all.append(record)
+
 
 class Bench:
     """A simulator, models that talk to it, and a counter to attach to calls.

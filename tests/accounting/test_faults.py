@@ -92,7 +92,7 @@ FAULTS = [
 NEVER_BILLED = {
     "rate_limit", "rate_limit_seconds", "rate_limit_date", "rate_limit_reset", "rate_limit_bare",
     "request_too_large", "insufficient_quota", "server_error", "bad_gateway", "unavailable",
-    "gateway_timeout", "not_json", "broken_json", "context_length", "bad_request", "unauthorized",
+    "gateway_timeout", "not_json", "context_length", "bad_request", "unauthorized",
     "forbidden", "not_found", "timeout", "conflict", "unprocessable",
 }  # fmt: skip
 

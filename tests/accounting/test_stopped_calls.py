@@ -46,6 +46,9 @@ class Stage:
     async def arecord(self, record: AttemptRecord) -> None:
         self.records.append(record)
 
+    def post(self, record: AttemptRecord) -> None:
+        self.records.append(record)
+
     def warm(self) -> None:
         """Let the estimator learn how this server counts."""
         for number in range(20):

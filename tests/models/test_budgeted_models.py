@@ -234,3 +234,40 @@ def test_a_service_has_one_budget_and_one_ledger(simulate: Any, port: int, tmp_p
     assert sum(row.usage.total_tokens for row in rows) == billed
     again = Budget(tokens=100_000, ledger=UsageLedger(path))
     assert again.spent.tokens == billed, "a restart remembers"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_field_that_is_set_later_holds(is_async: bool, simulate: Any, make_model: Any, port: int) -> None:
+    server = simulate()
+    chat = make_model()
+    embeddings = ReliableOpenAIEmbeddings(api_key="sk-x", base_url=f"http://127.0.0.1:{port}/v1")
+    for model in (chat, embeddings):
+        model.budget = Budget(tokens=1, strict=True)
+    chat.max_tokens = 5
+    with pytest.raises(BudgetExceeded):
+        asyncio.run(chat.ainvoke("Hello")) if is_async else chat.invoke("Hello")
+    with pytest.raises(BudgetExceeded):
+        asyncio.run(embeddings.aembed_query("Hello")) if is_async else embeddings.embed_query("Hello")
+    assert server.requests == []
+
+
+def test_a_refusal_at_a_retry_names_the_failure_behind_it(simulate: Any, make_model: Any) -> None:
+    simulate(faults=["no_finish"])
+    with pytest.raises(BudgetExceeded) as caught:
+        make_model(budget=Budget(tokens=1, strict=True), max_tokens=12).invoke("Hello")
+    budget = Budget(tokens=caught.value.requested.tokens, strict=True)
+    with pytest.raises(BudgetExceeded) as caught:
+        make_model(budget=budget, max_tokens=12).invoke("Hello")
+    assert isinstance(caught.value.__cause__, TruncatedResponseError)
+
+
+def test_an_outage_does_not_use_a_budget_up(make_model: Any) -> None:
+    budget = Budget(tokens=10_000)
+    for call in (
+        lambda model: model.invoke("Hello"),
+        lambda model: asyncio.run(model.ainvoke("Hello")),
+        lambda model: list(model.stream("Hello")),
+    ):
+        with pytest.raises(openai.APIConnectionError):
+            call(make_model(budget=budget, base_url="http://127.0.0.1:9/v1"))
+    assert budget.spent == NOTHING

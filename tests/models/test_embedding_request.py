@@ -385,6 +385,6 @@ def test_what_the_sdk_takes_as_input_is_counted_as_the_sdk_does(
     server.script = [answer]
     resource = RetriedEmbeddings(
         openai.OpenAI(api_key="k", base_url=server.base_url, max_retries=0).embeddings,
-        Terms(retry=RetryWithExponentialBackoff(max_retries=0)),
+        lambda: Terms(retry=RetryWithExponentialBackoff(max_retries=0)),
     )
     assert len(resource.create(input=given, model="m").data) == count

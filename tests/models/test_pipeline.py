@@ -17,7 +17,7 @@ from lc_service.accounting.record import AttemptRecord, AttemptStatus, Certainty
 from lc_service.accounting.reported import Reported
 from lc_service.accounting.tokenizer import TokenEstimator
 from lc_service.accounting.usage import TokenUsage
-from lc_service.models import pipeline
+from lc_service.models import guard
 from lc_service.models.pipeline import Call
 from lc_service.models.request import NO_ACCOUNTS, Accounts, Request, accounts
 from lc_service.retry.errors import MalformedResponseError, TruncatedResponseError
@@ -36,6 +36,9 @@ class Ledger:
         self.records.append(record)
 
     async def arecord(self, record: AttemptRecord) -> None:
+        self.record(record)
+
+    def post(self, record: AttemptRecord) -> None:
         self.record(record)
 
 
@@ -104,7 +107,9 @@ def test_a_record_tells_when_and_how_long(is_async: bool, fake_clock: Any) -> No
 
 ENDS = [
     (TruncatedResponseError("cut"), AttemptStatus.TRUNCATED, Certainty.UNKNOWN, "truncated"),
-    (MalformedResponseError("page"), AttemptStatus.FAILED, Certainty.MEASURED, "malformed"),
+    (MalformedResponseError("half a body"), AttemptStatus.FAILED, Certainty.UNKNOWN, "malformed"),
+    (SystemExit(143), AttemptStatus.CANCELLED, Certainty.UNKNOWN, None),
+    (RuntimeError("of a signal handler"), AttemptStatus.FAILED, Certainty.UNKNOWN, "unknown"),
     (openai.APITimeoutError(httpx2.Request("POST", "https://x")), "failed", "unknown", "timeout"),
     (ValueError("a program's own"), AttemptStatus.FAILED, Certainty.MEASURED, "unknown"),
     (KeyboardInterrupt(), AttemptStatus.CANCELLED, Certainty.UNKNOWN, None),
@@ -121,6 +126,57 @@ def test_every_end_has_one_record(error: Any, status: Any, certainty: Any, kind:
     (record,) = ledger.records
     assert (record.status, record.certainty, record.error_kind) == (status, certainty, kind)
     assert record.usage == TokenUsage()
+
+
+@pytest.mark.parametrize("error", [httpx2.ConnectTimeout("slow"), httpx2.PoolTimeout("full")], ids=repr)
+def test_what_was_never_sent_cost_nothing(error: Exception) -> None:
+    ledger = Ledger()
+    with pytest.raises(openai.APITimeoutError):
+        run(make_call(ledger), is_async=False, error=error, is_sent=True)
+    assert (ledger.records[0].certainty, ledger.records[0].error_kind) == ("measured", "timeout")
+
+
+def test_an_error_after_sending_is_not_taken_for_a_programs_own_mistake() -> None:
+    ledger = Ledger()
+    with pytest.raises(ValueError, match="own"):
+        run(make_call(ledger), is_async=False, error=ValueError("a handler's own"), is_sent=True)
+    assert ledger.records[0].certainty is Certainty.UNKNOWN
+
+
+async def test_ledgers_that_a_cancelled_wait_did_not_reach_have_the_record_posted() -> None:
+    class Slow(Ledger):
+        async def arecord(self, record: AttemptRecord) -> None:
+            self.records.append(record)
+            await asyncio.sleep(60)
+
+    slow, other = Slow(), Ledger()
+    call = make_call(slow, other)
+
+    async def attempt() -> None:
+        async with call.attempt() as attempt:
+            attempt.reported = Reported(usage=USAGE)
+
+    task = asyncio.create_task(attempt())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(slow.records) == len(other.records) == 1
+
+
+def test_a_closed_generator_awaits_nothing() -> None:
+    class Waiting(Ledger):
+        async def arecord(self, record: AttemptRecord) -> None:
+            raise AssertionError("awaited")
+
+    ledger = Waiting()
+    attempt = make_call(ledger).attempt()
+    with pytest.raises(StopIteration):
+        attempt.__aenter__().send(None)
+    with pytest.raises(StopIteration):
+        attempt.__aexit__(GeneratorExit, GeneratorExit(), None).send(None)
+    assert ledger.records[0].status is AttemptStatus.ABANDONED
 
 
 def test_a_cancelled_attempt_has_a_record() -> None:
@@ -166,7 +222,7 @@ def test_an_opened_stream_has_read_the_prompt() -> None:
     response = httpx2.Response(200, headers={"x-request-id": "req_1"})
     attempt = call.attempt()
     attempt.__enter__()
-    attempt._see_response(response)
+    attempt.on_response(response)
     attempt.__exit__(GeneratorExit, GeneratorExit(), None)
     (record,) = ledger.records
     assert (record.certainty, record.usage) == ("estimated", TokenUsage(input_tokens=10))
@@ -174,7 +230,7 @@ def test_an_opened_stream_has_read_the_prompt() -> None:
 
 
 def test_a_prompt_that_cannot_be_measured_does_not_stop_a_call(caplog: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(pipeline, "_logged", set())
+    monkeypatch.setattr(guard, "_logged", set())
 
     def measure() -> PromptEstimate:
         raise TypeError("secret prompt")
@@ -195,7 +251,7 @@ class Broken(TokenCounter):
 def test_one_observer_that_raises_loses_nothing_of_the_others(
     is_async: bool, caplog: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(pipeline, "_logged", set())
+    monkeypatch.setattr(guard, "_logged", set())
     broken, sound = Ledger(OSError("secret answer")), Ledger()
     call = make_call(broken, sound)
     counter = TokenCounter()
