@@ -35,10 +35,12 @@ format: $(VENV)/dev.stamp  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.stamp  ## measure the simulator, the token estimate and the prices
+bench: $(VENV)/dev.stamp  ## measure the simulator, the token estimate, prices, the ledger, what accounting adds
 	$(BIN)/python benchmarks/simulator_throughput.py
 	$(BIN)/python benchmarks/tokenizer.py
 	$(BIN)/python benchmarks/pricing.py
+	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/accounting.py
 
 notebook:  $(VENV)/dev.stamp  ## open the notebooks in JupyterLab
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebook]'
