@@ -34,6 +34,7 @@ class Courier:
         self._writer = writer
         self._gathers = gathers
         self._starting = threading.Lock()
+        self._is_abandoned = False
         self._reset()
         with _registering:
             _all.add(self)
@@ -43,18 +44,31 @@ class Courier:
         self._thread: threading.Thread | None = None
         self._is_awake = False
 
-    def wake(self) -> None:
-        """Let the thread write what has been queued before. Does not wait for it."""
+    def wake(self, *, may_wait: bool = True) -> None:
+        """Let the thread write what has been queued before. Waits for nothing, not for a lock either.
+
+        Args:
+            may_wait: Write here if no thread can be started. While the interpreter exits, that is always so.
+        """
         if not self._is_awake:  # it clears this before it writes, so what is queued now is not overlooked
             self._is_awake = True
-            if self._has_started():
-                self._orders.put("write")
-            else:
+            if not self._starting.acquire(blocking=False):  # perhaps this very thread has it: in a finalizer
                 self._is_awake = False
+                return  # whoever has it will wake the thread, or write
+            try:
+                has_started = self._has_started()
+            finally:
+                self._starting.release()
+            if has_started:
+                self._orders.put("stop" if self._is_abandoned else "write")
+                return
+            self._is_awake = False
+            if may_wait or _is_exiting:
                 self._writer.write()
 
     def abandon(self) -> None:
         """Let the thread write what is queued, and end. Takes no lock: for a garbage collector."""
+        self._is_abandoned = True
         if self._thread is not None:
             self._orders.put("stop")
 
@@ -71,9 +85,7 @@ class Courier:
             self._writer.connection.close()
 
     def _has_started(self) -> bool:
-        if self._thread is not None:
-            return True
-        with self._starting, contextlib.suppress(RuntimeError):  # the interpreter ends: no more threads
+        with contextlib.suppress(RuntimeError):  # the interpreter ends: no more threads
             if self._thread is None and not _is_exiting:
                 _close_all_when_a_child_exits()
                 thread = threading.Thread(target=self._run, name="lc-service ledger", daemon=True)
@@ -91,6 +103,8 @@ class Courier:
             if self._gathers and order == "write":
                 with contextlib.suppress(queue.Empty):
                     order = orders.get(timeout=_GATHER_SECONDS)
+            if order == "stop":  # before it writes: what a finalizer queues later needs another thread
+                self._thread = None
             self._is_awake = False
             self._writer.try_again()
 

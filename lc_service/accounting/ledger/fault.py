@@ -29,7 +29,7 @@ class Fault:
         self.lost = 0
         self._place = place
         self._retry_at = self._remind_at = self._complain_at = -1.0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may run inside of it
 
     @property
     def is_waiting(self) -> bool:

@@ -1,12 +1,12 @@
 """The ledger as its users know it: record attempts, read them back, hold budgets against them.
 
-Invariant: recording never fails a call; a ledger that cannot work is refused when it is made. SQLAlchemy is
-loaded then, not before.
+Invariant: recording never fails a call; a ledger that cannot work is refused when made, which loads SQLAlchemy.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import weakref
 from collections.abc import Iterable, Iterator
@@ -102,14 +102,22 @@ class UsageLedger:
         A task that is cancelled while it waits has its attempt recorded all the same. Never raises for the
         database: see `unwritten`.
         """
-        if self._is_buffered or self._writer.fault.words is not None:
-            self._writer.put((self._entry(record),))
-            self._courier.wake()
-            return
-        waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] | None = None
+        if not self._is_buffered and self._writer.fault.words is None:
+            with contextlib.suppress(RuntimeError):  # a coroutine that ends after its loop: nobody can wait
+                waiter = asyncio.get_running_loop().create_future()
         self._writer.put((self._entry(record, waiter),))
         self._courier.wake()
-        await waiter
+        if waiter is not None:
+            await waiter
+
+    def post(self, record: AttemptRecord) -> None:
+        """Queue an attempt for the ledger's thread, which writes it at once, or at exit: for finalizers.
+
+        Never waits and never raises, but a killed process may lose it. At exit, without a thread, it writes.
+        """
+        self._writer.post(self._entry(record))
+        self._courier.wake(may_wait=False)
 
     def lines(
         self,

@@ -84,6 +84,10 @@ class Writer:
         if self.fault.words is not None:
             self._drop_what_is_too_much()
 
+    def post(self, entry: Entry) -> None:
+        """Queue an entry: for finalizers. No lock, no log; `try_again` drops what is too much."""
+        self._queue.append(entry)
+
     def write(self) -> None:
         """Write what is queued: on return it is in the database, by this thread or another, or cannot be.
 
