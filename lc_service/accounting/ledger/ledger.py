@@ -1,6 +1,6 @@
 """The ledger as its users know it: record attempts, read them back, hold budgets against them.
 
-Invariant: recording never fails a call; a ledger that cannot work is refused when made, which loads SQLAlchemy.
+Invariant: recording never fails a call; what cannot work is refused when it is made, with SQLAlchemy loaded.
 """
 
 from __future__ import annotations
