@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
+import gc
 import json
 import logging
 import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +22,7 @@ import openai
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics._internal.aggregation import _ExplicitBucketHistogramAggregation
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -29,7 +32,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from lc_service import TruncatedResponseError
 from lc_service.accounting.record import AttemptRecord, AttemptStatus, Certainty
-from lc_service.accounting.telemetry import Telemetry, call_span
+from lc_service.accounting.telemetry import Telemetry, telling
 from lc_service.accounting.telemetry.call_span import CallSpan
 from lc_service.accounting.usage import TokenUsage
 from lc_service.retry.errors import ErrorKind, Verdict
@@ -60,6 +63,13 @@ def failed(**options: Any) -> AttemptRecord:
         "status_code": 429,
     }
     return record(**failure | options)
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 class Backend:
@@ -106,7 +116,7 @@ class Backend:
 @pytest.fixture
 def make_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Backend]]:
     monkeypatch.delenv("OTEL_SEMCONV_STABILITY_OPT_IN", raising=False)
-    monkeypatch.setattr(call_span, "_logged", set())
+    monkeypatch.setattr(telling, "_logged", set())
     made: list[Backend] = []
 
     def make(opt_in: str = "", **options: Any) -> Backend:
@@ -295,6 +305,7 @@ class TestSpan:
         call = backend.start(is_stream=True)
         call.on_attempt(record(status=AttemptStatus.ABANDONED, certainty=Certainty.ESTIMATED))
         call.end(GeneratorExit())
+        wait_until(lambda: bool(backend.spans))
         assert backend.span.status.status_code is StatusCode.UNSET
         assert backend.span.attributes["lc_service.abandoned"] is True
         assert "error.type" not in backend.span.attributes
@@ -612,6 +623,120 @@ class TestHarmless:
             if point.attributes["gen_ai.token.type"] == "input"
         ]
         assert [(point.count, point.sum) for point in inputs] == [(400, 40_000)]
+
+
+def stream(backend: Backend, error: Exception | None = None) -> Iterator[None]:
+    """Abandoned, it tells of its attempt as a model's stream does."""
+    call = backend.start(is_stream=True)
+    try:
+        yield
+    except BaseException as ending:
+        if error is not None:
+            raise error from None
+        call.on_attempt(record(status=AttemptStatus.ABANDONED))
+        call.end(ending)
+        raise
+    finally:
+        if error is not None:
+            call.on_attempt(failed())
+            call.end(error)
+
+
+class TestFinalizer:
+    """The garbage collector closes streams in the midst of anything, the SDK's locks included."""
+
+    @pytest.mark.parametrize("is_ours", [True, False])
+    @pytest.mark.parametrize("error", [None, RuntimeError("the loop is closed")])
+    def test_a_stream_collected_inside_of_the_sdk_is_told(
+        self, error: Exception | None, is_ours: bool, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        collected: list[threading.Thread] = []
+        real = _ExplicitBucketHistogramAggregation.__init__
+
+        def collect(*args: Any, **options: Any) -> None:  # as an allocation does that starts the collector
+            if cycles and not collected:
+                collected.append(threading.current_thread())
+                cycles.clear()
+                gc.collect()
+            real(*args, **options)
+
+        monkeypatch.setattr(_ExplicitBucketHistogramAggregation, "__init__", collect)
+        monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # of the error
+        backend.start().on_attempt(record())  # so that all histograms are there
+        abandoned = stream(backend, error)
+        next(abandoned)
+        cycles: list[Any] = [abandoned]
+        holder: list[Any] = [abandoned]
+        holder.append(holder)
+        del abandoned, holder
+        other = backend.telemetry._metrics._attempt  # type: ignore[attr-defined]
+
+        def call_sdk() -> None:
+            if is_ours:
+                backend.start(model="another").on_attempt(record())
+            else:
+                other.record(1.0, {"users": "own"})
+
+        thread = threading.Thread(target=call_sdk, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), "it waits for a lock of its own"
+        assert collected == [thread]
+        wait_until(lambda: bool(backend.spans))
+        assert backend.span.attributes["lc_service.attempts"] == 1
+
+    def test_what_follows_does_not_overtake(self, backend: Backend) -> None:
+        with telling._telling:
+            call = backend.start()
+            call.on_attempt(record(status=AttemptStatus.ABANDONED))
+            call.end()
+            assert backend.spans == ()
+        wait_until(lambda: bool(backend.spans))
+        assert backend.span.attributes["gen_ai.usage.input_tokens"] == 100
+
+    def test_an_end_is_timed_when_it_comes(self, backend: Backend) -> None:
+        with telling._telling:
+            call = backend.start()
+            call.end(GeneratorExit())
+            after = time.time_ns()
+        wait_until(lambda: bool(backend.spans))
+        assert backend.span.end_time <= after
+
+    def test_without_threads_the_next_one_tells_it(
+        self, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            backend.start().end(GeneratorExit())
+        assert backend.spans == ()
+        backend.start().end(GeneratorExit())
+        wait_until(lambda: len(backend.spans) == 2)
+
+    def test_at_exit_it_is_told_before_the_providers_shut_down(self) -> None:
+        program = """
+import threading
+from uuid import UUID
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, ConsoleSpanExporter
+from lc_service.accounting.telemetry import Telemetry
+def refuse(thread):
+    raise RuntimeError
+def abandon(provider):
+    call = Telemetry(tracer_provider=provider).start_call(operation="chat", model="m", run_id=UUID(int=7))
+    call.end(GeneratorExit())
+abandon(TracerProvider())  # earlier than what is told to was made
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=lambda span: span.name)))
+threading.Thread.start = refuse
+abandon(provider)
+"""
+        done = subprocess.run(  # noqa: S603  the program is the test's
+            [sys.executable, "-c", program], check=True, timeout=50, capture_output=True
+        )
+        assert (done.stdout, done.stderr) == (b"chat m", b"")
 
 
 def test_without_the_extra_there_is_one_clear_error() -> None:

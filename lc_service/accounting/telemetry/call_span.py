@@ -5,28 +5,27 @@ Never raises into the call, and records no prompt, answer, error text or key. `T
 
 from __future__ import annotations
 
-import functools
-import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from lc_service import clock
-from lc_service.accounting.record import NO_TOKENS, AttemptRecord, Certainty
+from lc_service.accounting.record import NO_TOKENS, AttemptRecord, AttemptStatus, Certainty
 from lc_service.accounting.telemetry.metrics import (
     ERROR_TYPE,
     GenAIMetrics,
     certainty_flag,
     usage_attributes,
 )
+from lc_service.accounting.telemetry.telling import hand_over, harmless, is_closing
 from lc_service.retry.errors import ErrorKind, classify
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
     from lc_service.retry.event import RetryEvent
-
-logger = logging.getLogger(__name__)
 
 _PARAMETERS = {  # of a request, by their names on the wire; stop sequences are content
     "max_completion_tokens": "gen_ai.request.max_tokens",
@@ -41,32 +40,13 @@ _PARAMETERS = {  # of a request, by their names on the wire; stop sequences are 
     "dimensions": "gen_ai.embeddings.dimension.count",
 }
 _UNCERTAINTY = (Certainty.MEASURED, Certainty.ESTIMATED, Certainty.UNKNOWN)
-F = TypeVar("F", bound=Callable[..., None])
-_logged: set[str] = set()
-
-
-def _harmless(method: F) -> F:
-    """Keep what goes wrong in telemetry away from the call, and log its kind once."""
-
-    @functools.wraps(method)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
-            method(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  the call matters more than what is told of it
-            kind = type(error).__name__
-            if kind not in _logged and len(_logged) < 100:
-                _logged.add(kind)
-                logger.error(  # noqa: TRY400  a traceback may quote what was sent
-                    "Telemetry failed with %s; calls go on. This is logged once.", kind
-                )
-
-    return cast("F", guarded)
 
 
 class CallSpan:
     """One call's span and metrics. Belongs to that call: used by one thread or task at a time, any of them.
 
-    None of its methods raises. It is not the current span unless `activate` makes it so.
+    None of its methods raises. It is not the current span unless `activate` makes it so. Where a generator is
+    being closed, another thread tells the rest of the call a moment later.
     """
 
     def __init__(self, metrics: GenAIMetrics, common: dict[str, str | int], *, is_latest: bool) -> None:
@@ -79,8 +59,9 @@ class CallSpan:
         self._usage = NO_TOKENS
         self._certainty = Certainty.MEASURED
         self._is_ended = False
+        self._is_handed_over = False
 
-    @_harmless
+    @harmless
     def start(
         self, tracer: Tracer, run_id: object, is_stream: bool, parameters: Mapping[str, Any] | None
     ) -> None:
@@ -107,9 +88,20 @@ class CallSpan:
         with use_span(self._span, record_exception=False, set_status_on_exception=False):
             yield
 
-    @_harmless
+    @harmless
     def on_attempt(self, record: AttemptRecord) -> None:
         """Record an attempt's metrics, and an event where it did not succeed."""
+        is_last = record.status is AttemptStatus.ABANDONED or is_closing()
+        self._tell(partial(self._tell_attempt, record), is_closing=is_last)
+
+    def _tell(self, telling: Callable[[], None], *, is_closing: bool) -> None:
+        self._is_handed_over |= is_closing  # and all that follows: it must not overtake
+        if self._is_handed_over:
+            hand_over(telling)
+        else:
+            telling()
+
+    def _tell_attempt(self, record: AttemptRecord) -> None:
         self._last = record
         self._usage += record.usage
         self._certainty = max(self._certainty, record.certainty, key=_UNCERTAINTY.index)
@@ -128,20 +120,19 @@ class CallSpan:
                 },
             )
 
-    @_harmless
+    @harmless
     def on_retry(self, event: RetryEvent) -> None:
         """Add the event of a retry, before its wait."""
         if self._span is not None:
-            self._span.add_event(
-                "lc_service.retry",
-                {
-                    "lc_service.attempt": event.attempt,
-                    "lc_service.wait_seconds": event.wait_seconds,
-                    ERROR_TYPE: str(event.verdict.kind),
-                },
-            )
+            attributes: dict[str, str | int | float] = {
+                "lc_service.attempt": event.attempt,
+                "lc_service.wait_seconds": event.wait_seconds,
+                ERROR_TYPE: str(event.verdict.kind),
+            }
+            telling = partial(self._span.add_event, "lc_service.retry", attributes)
+            self._tell(telling, is_closing=is_closing())
 
-    @_harmless
+    @harmless
     def end(self, error: BaseException | None = None, *, finish_reasons: Sequence[str] = ()) -> None:
         """End the call: its span, and its duration. A second end is ignored.
 
@@ -155,14 +146,22 @@ class CallSpan:
         if self._is_ended:
             return
         self._is_ended = True
+        now = clock.now() - self._started, time.time_ns()
+        self._tell(partial(self._tell_end, error, finish_reasons, *now), is_closing=is_closing(error))
+
+    def _tell_end(
+        self, error: BaseException | None, finish_reasons: Sequence[str], seconds: float, at_nanoseconds: int
+    ) -> None:
         try:
-            self._tell(_outcome(error), finish_reasons)
+            self._tell_outcome(_outcome(error), finish_reasons, seconds)
         finally:
             if self._span is not None:
-                self._span.end()
+                self._span.end(at_nanoseconds)
 
-    def _tell(self, outcome: Mapping[str, str | int], finish_reasons: Sequence[str]) -> None:
-        self._time(outcome)
+    def _tell_outcome(
+        self, outcome: Mapping[str, str | int], finish_reasons: Sequence[str], seconds: float
+    ) -> None:
+        self._time(outcome, seconds)
         if self._span is None:
             return
         self._span.set_attributes({**self._result(), **outcome})
@@ -173,10 +172,10 @@ class CallSpan:
 
             self._span.set_status(StatusCode.ERROR)
 
-    @_harmless
-    def _time(self, outcome: Mapping[str, str | int]) -> None:
+    @harmless
+    def _time(self, outcome: Mapping[str, str | int], seconds: float) -> None:
         operation = str(self._common["gen_ai.operation.name"])
-        self._metrics.on_call(clock.now() - self._started, {**self._answered(), **outcome}, operation)
+        self._metrics.on_call(seconds, {**self._answered(), **outcome}, operation)
 
     def _answered(self) -> dict[str, str | int]:
         model = self._last.response_model if self._last is not None else None
