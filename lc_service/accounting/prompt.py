@@ -1,4 +1,4 @@
-"""Count a request's prompt: messages and tools as Chat Completions takes them.
+"""Count a request's prompt: messages, tools and the answer's schema as Chat Completions takes them.
 
 The text is counted by a `TokenEstimator`; around it come the figures that OpenAI documents.
 Does not know chat templates, hidden prompts or the size of pictures.
@@ -19,6 +19,8 @@ IMAGE_TOKENS = 765
 """Tokens taken for a picture: 85 + 170 for each of the four tiles of 1024 x 1024; size unknown here."""
 LOW_DETAIL_IMAGE_TOKENS = 85
 """Tokens of a picture sent with `detail: low`, whatever its size."""
+_ANSWER_SCHEMA_TOKENS = 12  # a heading around it; taken to be as long as the one around tools
+_MAX_SCHEMA_SHARE = 0.1  # servers' ways to write a schema differ by half: a tenth of a prompt is 5 % of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,8 @@ class PromptEstimate:
 
     Attributes:
         tokens: The count to work with: exact where it can be, else calibrated.
-        raw_tokens: What to hand to `calibrate` when the answer comes; 0 for a prompt with pictures, sounds
-            or files, from which nothing can be learnt about text.
+        raw_tokens: What to hand to `calibrate` when the answer comes; 0 where nothing can be learnt about
+            text: with pictures, sounds or files, or with schemas that are more than a tenth of the prompt.
     """
 
     tokens: int
@@ -53,20 +55,21 @@ def estimate_prompt(
     estimator: TokenEstimator,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] | None = None,
+    answer_schema: Mapping[str, Any] | None = None,
 ) -> PromptEstimate:
-    """Count as `count_messages` does, and keep the raw estimate for `calibrate`."""
-    prompt = _Prompt()
-    for message in messages:
-        prompt.add_message(message)
-    if tools:
-        prompt.add_tools(tools)
-    raw = prompt.fixed_tokens + sum(map(estimator.raw, prompt.texts))
+    """Count as `count_messages` does, and keep the raw estimate for `calibrate`.
+
+    The answer's schema counts the JSON that is sent: nobody documents what servers make of it.
+    """
+    prompt, schemas = _prompt(messages), _schemas(tools, answer_schema)
+    raw_of_schemas = schemas.raw(estimator)
+    raw = prompt.raw(estimator) + raw_of_schemas
     if estimator.is_exact:
-        tokens = prompt.fixed_tokens + sum(map(estimator.count, prompt.texts))
+        tokens = prompt.count(estimator) + schemas.count(estimator)
     else:
         tokens = estimator.scaled(raw)
-    has_media = prompt.media_tokens > 0
-    return PromptEstimate(tokens + prompt.media_tokens, 0 if has_media else round(raw))
+    teaches = not prompt.media_tokens and raw_of_schemas <= _MAX_SCHEMA_SHARE * raw
+    return PromptEstimate(tokens + prompt.media_tokens, round(raw) if teaches else 0)
 
 
 def estimate_texts(estimator: TokenEstimator, texts: Sequence[str | Sequence[int]]) -> PromptEstimate:
@@ -79,20 +82,23 @@ def estimate_texts(estimator: TokenEstimator, texts: Sequence[str | Sequence[int
 
 
 def max_prompt_tokens(
-    messages: Sequence[Mapping[str, Any]], schemas: Sequence[Mapping[str, Any]] = ()
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] = (),
+    answer_schema: Mapping[str, Any] | None = None,
 ) -> int | None:
-    """Return a bound that a prompt with these tools and schemas cannot exceed: no token is less than a byte.
+    """Return a bound that a prompt with these schemas cannot exceed: no token is less than a byte.
 
     None for a prompt with pictures, sounds or files, whose tokens do not show in its bytes.
     """
-    prompt = _Prompt()
-    for message in messages:
-        prompt.add_message(message)
+    prompt = _prompt(messages)
     if prompt.media_tokens:
         return None
-    written = json.dumps([list(messages), list(schemas)], ensure_ascii=False, default=str)
+    fixed_tokens = prompt.fixed_tokens + _schemas(tools, answer_schema).fixed_tokens
+    written = json.dumps(list(messages), ensure_ascii=False, default=str)
+    # Some templates write schemas with every character beyond ASCII escaped, which is longer.
+    rewritten = json.dumps([list(tools), answer_schema], default=str)
     # Servers' templates put up to about a dozen tokens around a message.
-    return _byte_count(written) + 4 * prompt.fixed_tokens
+    return _byte_count(written) + len(rewritten) + 4 * fixed_tokens
 
 
 def max_text_tokens(texts: Sequence[str | Sequence[int]]) -> int:
@@ -105,13 +111,39 @@ def _byte_count(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
+def _prompt(messages: Sequence[Mapping[str, Any]]) -> _Prompt:
+    prompt = _Prompt()
+    prompt.fixed_tokens = MESSAGE_TOKENS
+    for message in messages:
+        prompt.add_message(message)
+    return prompt
+
+
+def _schemas(tools: Sequence[Mapping[str, Any]] | None, answer_schema: Mapping[str, Any] | None) -> _Prompt:
+    schemas = _Prompt()
+    if tools:
+        schemas.add_tools(tools)
+    if answer_schema:
+        schemas.fixed_tokens += _ANSWER_SCHEMA_TOKENS
+        schemas.texts.append(
+            json.dumps(answer_schema, ensure_ascii=False, separators=(",", ":"), default=str)
+        )
+    return schemas
+
+
 class _Prompt:
-    """A prompt taken apart: texts to count, and tokens that stand for all the rest."""
+    """A prompt, or a part of one, taken apart: texts to count, and tokens that stand for all the rest."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
-        self.fixed_tokens = MESSAGE_TOKENS
+        self.fixed_tokens = 0
         self.media_tokens = 0
+
+    def raw(self, estimator: TokenEstimator) -> float:
+        return self.fixed_tokens + sum(map(estimator.raw, self.texts))
+
+    def count(self, estimator: TokenEstimator) -> int:
+        return self.fixed_tokens + sum(map(estimator.count, self.texts))
 
     def add_message(self, message: Mapping[str, Any]) -> None:
         self.fixed_tokens += MESSAGE_TOKENS + 1  # a role is one token
@@ -141,20 +173,25 @@ class _Prompt:
     def add_tools(self, tools: Sequence[Mapping[str, Any]]) -> None:
         """Add tools by the figures OpenAI's cookbook has for functions: the server rewrites their schemas."""
         self.fixed_tokens += 12 + 7 * len(tools)
-        schemas: list[object] = []
+        # A property's description is counted with its name.
+        schemas: list[tuple[object, bool]] = []
         for tool in tools:
             function = tool.get("function") or tool.get("custom") or tool
             self.texts.append(f"{function.get('name')}:{_description(function)}")
-            schemas.append(function.get("parameters"))
+            schemas.append((function.get("parameters"), False))
+            if grammar := function.get("format"):
+                self.texts.append(json.dumps(grammar, ensure_ascii=False, default=str))
         while schemas:
-            schema = schemas.pop()
+            schema, is_described = schemas.pop()
             if isinstance(schema, list | tuple):
-                schemas += schema
+                schemas += [(each, False) for each in schema]
             elif isinstance(schema, Mapping):
+                if not is_described and (description := _description(schema)):
+                    self.texts.append(description)
                 self._add_schema(schema)
-                schemas += [schema.get(key) for key in _NESTED]
+                schemas += [(schema.get(key), False) for key in _NESTED]
                 for group in _NAMED:
-                    schemas += (schema.get(group) or {}).values()
+                    schemas += [(each, group == "properties") for each in (schema.get(group) or {}).values()]
 
     def _add_schema(self, schema: Mapping[str, Any]) -> None:
         properties = schema.get("properties") or {}
