@@ -650,6 +650,7 @@ class TestFinalizer:
     def test_a_stream_collected_inside_of_the_sdk_is_told(
         self, error: Exception | None, is_ours: bool, backend: Backend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        cycles: list[Any] = []
         collected: list[threading.Thread] = []
         real = _ExplicitBucketHistogramAggregation.__init__
 
@@ -662,10 +663,10 @@ class TestFinalizer:
 
         monkeypatch.setattr(_ExplicitBucketHistogramAggregation, "__init__", collect)
         monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # of the error
-        backend.start().on_attempt(record())  # so that all histograms are there
+        backend.start(model="first").on_attempt(record())  # so that all histograms are there
         abandoned = stream(backend, error)
         next(abandoned)
-        cycles: list[Any] = [abandoned]
+        cycles.append(abandoned)
         holder: list[Any] = [abandoned]
         holder.append(holder)
         del abandoned, holder
