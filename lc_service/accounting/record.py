@@ -71,7 +71,8 @@ class AttemptRecord:
         service_tier: The response's tier, which the price goes by.
         started_at: When the attempt was begun, in UTC: before any wait for a budget.
         latency_seconds: From sending the request to the end, the last chunk of a stream included.
-        first_chunk_seconds: From sending it to a stream's first content; None where none came or it was no stream.
+        first_chunk_seconds: From sending it to a stream's first content; None where none came, or it was no
+            stream.
         error_kind: `ErrorKind` of the failure as text; None where `status` is ok or abandoned.
         status_code: The HTTP status; None where no response came.
         request_id: The server's `x-request-id`.

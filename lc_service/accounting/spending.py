@@ -117,13 +117,21 @@ def charge(record: AttemptRecord, *, in_usd: bool = True) -> Amount:
         record: The attempt.
         in_usd: Whether to ask for its price; else `usd` is 0.
     """
-    is_measured = record.certainty is Certainty.MEASURED
-    used = record.usage.total_tokens
-    tokens = used if is_measured else max(used, record.reserved_tokens)
-    if not in_usd:
-        return Amount(tokens=tokens)
-    cost_usd = record.cost_usd
+    if in_usd:
+        return charge_at(record, record.cost_usd)
+    return Amount(tokens=_charged_tokens(record))
+
+
+def charge_at(record: AttemptRecord, cost_usd: Decimal | None) -> Amount:
+    """Return what `charge` does, where the record's cost is known already to be `cost_usd`."""
     reserved_usd = record.reserved_usd or Decimal()
-    if is_measured:
-        return Amount(tokens=tokens, usd=reserved_usd if cost_usd is None else cost_usd)
-    return Amount(tokens=tokens, usd=max(cost_usd or Decimal(), reserved_usd))
+    if record.certainty is Certainty.MEASURED:
+        usd = reserved_usd if cost_usd is None else cost_usd
+    else:
+        usd = max(cost_usd or Decimal(), reserved_usd)
+    return Amount(tokens=_charged_tokens(record), usd=usd)
+
+
+def _charged_tokens(record: AttemptRecord) -> int:
+    used = record.usage.total_tokens
+    return used if record.certainty is Certainty.MEASURED else max(used, record.reserved_tokens)

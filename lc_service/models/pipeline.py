@@ -147,7 +147,8 @@ class Attempt(Evidence):
         named, record = self._end(error)
         waiting = list(self._call.accounts.ledgers)
         try:
-            while waiting:
+            # A generator may be closed by the garbage collector, inside of anything: nothing may wait in it.
+            while waiting and not isinstance(error, GeneratorExit):
                 guarded("a ledger", waiting.pop(0).record, record)
         finally:
             self._settle(record, waiting)
@@ -158,7 +159,7 @@ class Attempt(Evidence):
         named, record = self._end(error)
         waiting = list(self._call.accounts.ledgers)
         try:
-            # A generator that is closed may have no loop any more: nothing can be awaited in it.
+            # Nor may it have a loop any more.
             while waiting and not isinstance(error, GeneratorExit):
                 try:
                     await waiting.pop(0).arecord(record)

@@ -15,7 +15,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from lc_service.accounting.record import AttemptRecord, AttemptStatus, Certainty, Operation
-from lc_service.accounting.spending import charge
+from lc_service.accounting.spending import charge_at
 from lc_service.accounting.usage import USAGE_FIELDS, TokenUsage
 
 Row = tuple[str | int | float | bool | None, ...]
@@ -39,7 +39,8 @@ _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", 
 
 def to_row(record: AttemptRecord) -> Row:
     """Return the row of an attempt, priced now. The first price of a process takes a quarter of a second."""
-    cost_usd, charged = record.cost_usd, charge(record)
+    cost_usd = record.cost_usd
+    charged = charge_at(record, cost_usd)
     return (
         str(record.call_id),
         record.attempt,
