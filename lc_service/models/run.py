@@ -6,7 +6,7 @@ A stream's run is handed over by a context variable that is set only while its r
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.utils.uuid import uuid7
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
+from lc_service.accounting.token_counter import open_tracker
 from lc_service.models.pipeline import AnyRunManager, Call
 from lc_service.retry.event import RetryEvent, retry_call_state
 
@@ -32,7 +33,8 @@ def handed_over(manager: AnyRunManager | None) -> Iterator[None]:
     try:
         yield
     finally:
-        _run.reset(token)
+        with suppress(ValueError):  # collected with its loop: in another context
+            _run.reset(token)
 
 
 def handed_over_run() -> Any:
@@ -51,9 +53,14 @@ def stream_run(
     config["run_id"] = run_id = config.get("run_id") or uuid7()
     inherited = config.get("callbacks")
     manager = inherited if isinstance(inherited, BaseCallbackManager) else None
+    tracker = open_tracker()  # now: another thread may read the stream
     return config, manager_type(
         run_id=run_id,
-        handlers=[*_handlers(inherited), *_handlers(model.callbacks)],
+        handlers=[
+            *_handlers(inherited),
+            *_handlers(model.callbacks),
+            *(() if tracker is None else (tracker,)),
+        ],
         inheritable_handlers=[],
         parent_run_id=manager.parent_run_id if manager else None,
         tags=[*(manager.tags if manager else ()), *config.get("tags", ()), *(model.tags or ())],

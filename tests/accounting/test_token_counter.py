@@ -21,10 +21,12 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers import context as tracer_context
+from langchain_openai import ChatOpenAI
 from openai.types import CompletionUsage
 from pydantic import BaseModel, field_validator
 
 from lc_service import (
+    ReliableChatOpenAI,
     RetryWithExponentialBackoff,
     TokenCounter,
     TokenUsage,
@@ -32,6 +34,7 @@ from lc_service import (
     track_usage,
     with_retry,
 )
+from lc_service.accounting import token_counter
 from lc_service.accounting.record import AttemptRecord
 
 USAGE = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}
@@ -319,38 +322,62 @@ def test_concurrent_trackers_count_their_own_tasks(bench: Any) -> None:
     bench.assert_counted(outer)
 
 
-def test_a_task_begun_in_the_block_is_counted_to_its_end(bench: Any) -> None:
-    model = bench.model()
+class _Gate(httpx2.AsyncBaseTransport):
+    """Holds a rate limit back until it is told to go on, then answers."""
 
-    async def main() -> int:
-        with track_usage() as usage:
-            task = asyncio.create_task(model.ainvoke("Hello"))
-        await task
-        return usage.calls
+    def __init__(self) -> None:
+        self.is_reached, self.goes_on = asyncio.Event(), asyncio.Event()
 
-    assert asyncio.run(main()) == 1
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        is_first = not self.is_reached.is_set()
+        self.is_reached.set()
+        await self.goes_on.wait()
+        if is_first:
+            return httpx2.Response(429, json={"error": {"message": "m"}}, headers={"retry-after-ms": "1"})
+        message = {"role": "assistant", "content": "Hi"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        body = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
+        return httpx2.Response(200, json=body | {"choices": [choice], "usage": USAGE})
 
 
-def test_a_task_that_tracks_goes_back_to_the_block_it_was_begun_in(bench: Any) -> None:
-    model = bench.model()
+@pytest.mark.parametrize("cls", [ReliableChatOpenAI, ChatOpenAI])
+def test_a_call_that_runs_when_the_block_ends_is_counted_to_its_end(cls: type, bench: Any) -> None:
+    async def main() -> None:
+        gate = _Gate()
+        async with httpx2.AsyncClient(transport=gate) as client:
+            model = bench.model(cls, http_async_client=client)
+            with track_usage() as outer, track_usage() as inner:
+                task = asyncio.create_task(model.ainvoke("Hello"))
+                await gate.is_reached.wait()
+            gate.goes_on.set()
+            await task
+        for report in (outer, inner):
+            assert (report.calls, report.total.total_tokens) == (1, 15)
+            assert report.attempts == (2 if cls is ReliableChatOpenAI else 1)
 
-    async def work(is_block_over: asyncio.Event) -> None:
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("cls", [ReliableChatOpenAI, ChatOpenAI])
+def test_a_call_that_begins_after_the_block_is_not_counted(cls: type, bench: Any) -> None:
+    model = bench.model(cls)
+
+    async def work(is_outer_over: asyncio.Event) -> int:
         with track_usage() as own:
-            await is_block_over.wait()
-            await model.ainvoke("one")
-        assert own.calls == 1
-        await model.ainvoke("two")
+            await is_outer_over.wait()
+            model.invoke("one")
+        model.invoke("two")
+        return own.calls
 
-    async def main() -> int:
-        is_block_over = asyncio.Event()
+    async def main() -> None:
+        is_outer_over = asyncio.Event()
         with track_usage() as usage:
-            task = asyncio.create_task(work(is_block_over))
+            task = asyncio.create_task(work(is_outer_over))
             await asyncio.sleep(0)
-        is_block_over.set()
-        await task
-        return usage.calls
+        is_outer_over.set()
+        assert (await task, usage.calls) == (1, 0)
 
-    assert asyncio.run(main()) == 2
+    asyncio.run(main())
 
 
 def test_a_bare_thread_is_not_in_the_block(bench: Any) -> None:
@@ -421,6 +448,51 @@ def test_an_abandoned_async_generator_gives_its_tracker_back(bench: Any) -> None
     counted, mine = asyncio.run(main())
     assert mine == 1
     assert counted >= 1
+
+
+def _trackers_in_context() -> int:
+    count, tracker = 0, token_counter._tracker.get()
+    while tracker is not None:
+        count, tracker = count + 1, tracker.outer
+    return count
+
+
+@pytest.mark.parametrize("cls", [ReliableChatOpenAI, ChatOpenAI])
+@pytest.mark.parametrize("is_overlapping", [False, True])
+def test_generators_that_are_left_by_break_count_nothing_more_and_do_not_pile_up(
+    is_overlapping: bool, cls: type, bench: Any
+) -> None:
+    """Their finalizer closes them in another context; theirs, the caller's, goes on."""
+    model = bench.model(cls)
+
+    async def tracking() -> Any:
+        with track_usage() as usage:
+            yield usage
+
+    async def main() -> None:
+        left, kept = [], None
+        for _ in range(5):
+            generator = tracking()
+            async for usage in generator:
+                left.append(usage)
+                break
+            if is_overlapping:
+                kept = generator
+            del generator
+            for _ in range(3):  # the loop closes what was collected in a task of its own
+                await asyncio.sleep(0)
+        del kept
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert _trackers_in_context() <= 2
+        model.invoke("Hello")
+        with track_usage() as mine:
+            model.invoke("Hello")
+            assert _trackers_in_context() == 1
+        assert ([usage.calls for usage in left], mine.calls) == ([0] * 5, 1)
+        assert _trackers_in_context() == 0
+
+    asyncio.run(main())
 
 
 def test_the_tracker_is_given_back_after_an_exception(bench: Any) -> None:

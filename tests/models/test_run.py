@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 from uuid import uuid4
 
@@ -43,6 +44,9 @@ class Records:
         self.all.append(record)
 
     async def arecord(self, record: AttemptRecord) -> None:
+        self.all.append(record)
+
+    def post(self, record: AttemptRecord) -> None:
         self.all.append(record)
 
 
@@ -163,6 +167,28 @@ def test_a_counter_in_a_thread_without_the_context_is_found(
         step = RunnableLambda(lambda text, config: call(make_model(), text, config))
         step.invoke("Hello", {"callbacks": [counter]})
     for report in (usage, counter.usage):
+        assert report.total.total_tokens == server.bill.total.total_tokens > 0
+        assert (report.calls, report.attempts) == (1, 2)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_stream_that_another_thread_reads_is_counted_where_it_was_made(
+    is_async: bool, simulate: Any, make_model: Any
+) -> None:
+    server = simulate(faults=["rate_limit"])
+    model = make_model()
+
+    async def adrain(chunks: Any) -> None:
+        async for _ in chunks:
+            pass
+
+    with track_usage() as outer, track_usage() as inner:
+        read: Any = (lambda chunks: asyncio.run(adrain(chunks))) if is_async else list
+        chunks = model.astream("Hello") if is_async else model.stream("Hello")
+        thread = threading.Thread(target=read, args=(chunks,))
+        thread.start()
+        thread.join()
+    for report in (outer, inner):
         assert report.total.total_tokens == server.bill.total.total_tokens > 0
         assert (report.calls, report.attempts) == (1, 2)
 
