@@ -61,6 +61,12 @@ def _is_from_chunk(error: Exception) -> bool:
     return any(name in _CHUNK_READERS for name in frames)
 
 
+def _is_from_callback(error: Exception) -> bool:
+    """Whether a handler of the caller's raised `error`: it passes where LangChain calls handlers."""
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name.startswith("langchain_core.callbacks.") for name in modules)
+
+
 class StreamEnd:
     """Watch one streamed attempt and judge its end. Belongs to that attempt.
 
@@ -100,6 +106,8 @@ class StreamEnd:
 
     def failure(self, error: Exception) -> Exception | None:
         """Return what `error` means at this point of the stream, or None where the answer is whole."""
+        if _is_from_callback(error):  # chunks are shown to handlers here, in stream_events and where cached
+            return error
         kind = classify(error).kind
         if self._has_end and kind in (ErrorKind.CONNECTION, ErrorKind.TIMEOUT):
             logger.warning("The connection broke after an answer's end (%s): its usage is estimated.", kind)
@@ -126,6 +134,7 @@ class StreamEnd:
         return error
 
     def _partial(self) -> AIMessageChunk:
+        """Return what came as one message; also of several choices: LangChain does not say which is which."""
         first, *rest = (cast("AIMessageChunk", chunk.message) for chunk in self._chunks)
         return first + rest
 
@@ -152,22 +161,27 @@ def _text(chunk: ChatGenerationChunk) -> str:
     return "".join([str(message.text), *calls, str(message.additional_kwargs.get("refusal") or "")])
 
 
-class _Cancellation:
-    """Deliver a task's cancellation that was lost on the way.
+async def _next(stream: AsyncIterator[ChatGenerationChunk]) -> ChatGenerationChunk | None:
+    """Return the next chunk, or None; raise a cancellation that came during the wait and was lost below.
 
     LangChain waits for each chunk in `asyncio.wait_for`, which on Python 3.11 drops a cancellation that meets
-    an arriving chunk (python/cpython#86296): the stream would run on, and be paid for, to its end.
+    a chunk, an error or the end (python/cpython#86296): the task would run on, and pay for what it asks.
     """
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._requests = self._task.cancelling() if self._task is not None else 0
-
-    def deliver(self) -> None:
-        task = self._task
-        if task is None or task.cancelling() <= self._requests or task is not asyncio.current_task():
-            return
+    task = asyncio.current_task()
+    requests = _cancellations(task)  # those before the wait are the reader's, who may have handled them
+    try:
+        chunk = await anext(stream, None)
+    except Exception as error:
+        if _cancellations(task) > requests:
+            raise asyncio.CancelledError from error
+        raise
+    if _cancellations(task) > requests:
         raise asyncio.CancelledError
+    return chunk
+
+
+def _cancellations(task: asyncio.Task[object] | None) -> int:
+    return 0 if task is None else task.cancelling()
 
 
 def whole_stream(
@@ -208,15 +222,13 @@ async def awhole_stream(
     async with attempt:
         attempt.received = end.texts
         stream = open_stream()
-        cancellation = _Cancellation()
         try:
             with attempt.sending():
-                chunk = await anext(stream, None)
+                chunk = await _next(stream)
             while chunk is not None:
-                cancellation.deliver()
                 end.see(chunk)
                 yield chunk
-                chunk = await anext(stream, None)
+                chunk = await _next(stream)
         except Exception as error:  # noqa: BLE001  raised again, with its own cause
             if (failure := end.failure(error)) is not None:
                 raise failure  # noqa: B904

@@ -11,6 +11,7 @@ import aiohttp
 import httpx2
 import openai
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.exceptions import ContextOverflowError, ModelError
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -448,3 +449,97 @@ async def test_a_cancellation_that_was_dropped_below_is_delivered():
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize("last", ["the end", "an error"])
+async def test_a_cancellation_that_was_dropped_at_the_last_wait_is_delivered(last):
+    is_waiting = asyncio.Event()
+
+    async def deaf():
+        yield chunk("a", finish="stop")
+        with contextlib.suppress(asyncio.CancelledError):
+            is_waiting.set()
+            await asyncio.Event().wait()
+        if last == "an error":
+            raise openai.APIConnectionError(request=REQUEST)
+
+    async def read() -> None:
+        async for _ in awhole_stream(deaf, an_attempt()):
+            pass
+
+    task = asyncio.create_task(read())
+    await is_waiting.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_cancellation_that_the_reader_handled_is_not_delivered_again():
+    is_waiting = asyncio.Event()
+
+    async def source():
+        for text in "abc":
+            yield chunk(text)
+        yield chunk(finish="stop")
+
+    async def read() -> str:
+        seen = ""
+        async for each in awhole_stream(source, an_attempt()):
+            seen += each.text
+            if seen == "a":
+                with contextlib.suppress(asyncio.CancelledError):
+                    is_waiting.set()
+                    await asyncio.Event().wait()
+        return seen
+
+    task = asyncio.create_task(read())
+    await is_waiting.wait()
+    task.cancel()
+    assert await task == "abc"
+
+
+class StopError(Exception):
+    """A handler's own."""
+
+
+class Stopping(BaseCallbackHandler):
+    run_inline = raise_error = True
+
+    def __init__(self, error: Exception, texts: int) -> None:
+        self._error, self._left = error, texts
+
+    def on_llm_new_token(self, token: str, **_: Any) -> None:
+        self._left -= bool(token)
+        if self._left < 0:
+            raise self._error
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("texts", [0, 2])
+@pytest.mark.parametrize("error", [StopError("m"), ValueError("m"), ConnectionError("m")], ids=repr)
+def test_what_a_handler_raises_reaches_the_caller_as_it_is(error, texts, is_async, simulate, make_model):
+    """In stream_events v3 handlers are called inside the stream."""
+    server = simulate()
+    model = make_model(max_retries=0)
+    config = {"callbacks": [Stopping(error, texts)]}
+
+    def drain() -> None:
+        for _ in model.stream_events("Hello", config, version="v3"):
+            pass
+
+    async def adrain() -> None:
+        async for _ in await model.astream_events("Hello", config, version="v3"):
+            pass
+
+    with pytest.raises(type(error)) as caught:
+        asyncio.run(adrain()) if is_async else drain()
+    assert caught.value is error
+    assert len(server.requests) == 1
+
+
+def test_a_handlers_lost_connection_after_the_end_is_not_the_servers():
+    manager = CallbackManager.configure([Stopping(ConnectionError("m"), 0)]).on_chat_model_start({}, [[]])[0]
+    ended = watched(chunk("a"), chunk(finish="stop"))
+    with pytest.raises(ConnectionError) as caught:
+        manager.on_llm_new_token("a")
+    assert ended.failure(caught.value) is caught.value
