@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from lc_service.accounting.pricing.cost import ModelPrice, set_price
     from lc_service.accounting.record import AttemptRecord
     from lc_service.accounting.telemetry.telemetry import Telemetry
-    from lc_service.accounting.token_counter import TokenCounter, track_usage
+    from lc_service.accounting.token_counter import TokenCounter
+    from lc_service.accounting.tracker import track_usage
     from lc_service.accounting.usage import TokenUsage
     from lc_service.accounting.usage_report import UsageReport
     from lc_service.models.chat import ReliableChatOpenAI
@@ -56,7 +57,7 @@ _HOME = {
     "UsageLedger": "lc_service.accounting.ledger.ledger",
     "UsageReport": "lc_service.accounting.usage_report",
     "set_price": "lc_service.accounting.pricing.cost",
-    "track_usage": "lc_service.accounting.token_counter",
+    "track_usage": "lc_service.accounting.tracker",
     "with_retry": "lc_service.retry.runnable",
 }
 

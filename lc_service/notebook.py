@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from lc_service.accounting.token_counter import track_usage
+from lc_service.accounting.tracker import track_usage
 from lc_service.accounting.usage_report import UsageReport
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from IPython.utils.capture import CapturedIO, capture_output
 from nbclient import NotebookClient
 from traitlets.config import Config
 
-from lc_service.accounting.token_counter import _tracker
+from lc_service.accounting.tracker import _tracker
 from lc_service.accounting.usage_report import UsageReport
 from lc_service.simulator import Simulator
 

@@ -1,4 +1,4 @@
-"""Count what calls use: `TokenCounter` where attached, `track_usage` in a block.
+"""Count what calls use: a `TokenCounter` counts where it is attached.
 
 Models of this package show it each attempt's record; of any other chat model it reads what LangChain's
 callbacks tell. One run is counted once, however many ways lead to a counter. Prices nothing.
@@ -9,16 +9,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.outputs import LLMResult
-from langchain_core.tracers.context import register_configure_hook
 
 from lc_service.accounting.attribution import own_metadata, own_tags
 from lc_service.accounting.failure import may_be_billed, paid_usage
@@ -188,111 +185,3 @@ class TokenCounter(BaseCallbackHandler):
 
 _MAX_RUNS = 65_536
 _REMEMBERED_RUNS = 256
-
-
-class _Tracker(TokenCounter):
-    """A counter that passes on LangChain's callbacks to the tracker around it.
-
-    Once closed it counts only what began before: LangChain, or another context, may still hold it.
-    """
-
-    def __init__(self, outer: _Tracker | None) -> None:
-        super().__init__()
-        self.outer = outer
-        self.is_closed = False
-
-    def _begin(self, run_id: UUID, about: Mapping[str, Any]) -> None:
-        if not self.is_closed:
-            super()._begin(run_id, about)
-        if self.outer is not None:
-            self.outer._begin(run_id, about)  # noqa: SLF001  one of its own kind
-
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        if self._is_counted(run_id):
-            super().on_llm_end(response, run_id=run_id, **kwargs)
-        if self.outer is not None:
-            self.outer.on_llm_end(response, run_id=run_id, **kwargs)
-
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        if self._is_counted(run_id):
-            super().on_llm_error(error, run_id=run_id, **kwargs)
-        if self.outer is not None:
-            self.outer.on_llm_error(error, run_id=run_id, **kwargs)
-
-    def _is_counted(self, run_id: UUID) -> bool:
-        return not self.is_closed or run_id in self._runs
-
-
-_tracker: ContextVar[_Tracker | None] = ContextVar("lc_service_tracker", default=None)
-# Once, at import: LangChain keeps every hook for ever.
-register_configure_hook(_tracker, inheritable=True)
-
-
-def open_tracker() -> TokenCounter | None:
-    """Return the tracker of the innermost block of this context that has not ended, or None."""
-    return _innermost()
-
-
-def _innermost() -> _Tracker | None:
-    """As `open_tracker`; those around it that have ended are taken out, or they would pile up."""
-    innermost = _open_from(_tracker.get())
-    tracker = innermost
-    while tracker is not None:
-        tracker.outer = _open_from(tracker.outer)
-        tracker = tracker.outer
-    return innermost
-
-
-def _open_from(tracker: _Tracker | None) -> _Tracker | None:
-    while tracker is not None and tracker.is_closed:
-        tracker = tracker.outer
-    return tracker
-
-
-def counters_among(handlers: Iterable[object]) -> tuple[TokenCounter, ...]:
-    """Return the counters that a run's attempts are shown to, each once.
-
-    They are those among its handlers, the tracker of this context, and the trackers around each, as long as
-    their blocks have not ended.
-    """
-    found: dict[int, TokenCounter] = {}
-    for handler in (*handlers, _tracker.get()):
-        counter = handler
-        while isinstance(counter, TokenCounter):
-            if not getattr(counter, "is_closed", False):
-                found[id(counter)] = counter
-            counter = getattr(counter, "outer", None)
-    return tuple(found.values())
-
-
-@contextmanager
-def track_usage() -> Iterator[UsageReport]:
-    """Count every model call made inside a `with` block, whichever chain, agent or task makes it.
-
-    Follows asyncio tasks, batches, RunnableParallel, `asyncio.to_thread` and whatever else copies the context
-    (a bare `threading.Thread` needs `contextvars.copy_context().run`). Trackers nest: each counts what
-    happens in its own block, inner blocks included, and none counts a call twice.
-
-    A call that runs when the block ends is counted to its end, with its retries. One that begins later is
-    not, even in a task that was begun in the block: wait for such tasks inside it.
-    A block in a generator counts only in the context of the step that began it: where each step runs in a
-    context of its own, as in Starlette's thread pool, put the block around the generator.
-
-    Yields:
-        A live report; it stays readable after the block.
-
-    Example:
-        >>> with track_usage() as usage:
-        ...     pass  # chain.invoke(...)
-        >>> usage.total.total_tokens
-        0
-    """
-    tracker = _Tracker(_innermost())
-    _tracker.set(tracker)
-    try:
-        yield tracker.usage
-    finally:
-        # Not by the token of `set`: a generator's block can end in another context, or after one begun
-        # later, and the context it began in goes on with a tracker that is closed.
-        tracker.is_closed = True
-        _tracker.set(_innermost())

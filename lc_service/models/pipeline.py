@@ -21,7 +21,7 @@ from lc_service.accounting.expected_output import learn
 from lc_service.accounting.prompt import PromptEstimate
 from lc_service.accounting.record import AttemptRecord, AttemptStatus, Certainty
 from lc_service.accounting.spending import AttemptRequest
-from lc_service.accounting.token_counter import counters_among
+from lc_service.accounting.tracker import counters_among
 from lc_service.models.answer import known
 from lc_service.models.evidence import Evidence, status_of
 from lc_service.models.guard import guarded, log_once

@@ -16,7 +16,7 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.utils.uuid import uuid7
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
-from lc_service.accounting.token_counter import open_tracker
+from lc_service.accounting.tracker import open_tracker
 from lc_service.models.pipeline import AnyRunManager, Call
 from lc_service.retry.event import RetryEvent, retry_call_state
 

@@ -34,7 +34,7 @@ from lc_service import (
     track_usage,
     with_retry,
 )
-from lc_service.accounting import token_counter
+from lc_service.accounting import tracker as tracking
 from lc_service.accounting.record import AttemptRecord
 
 USAGE = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}
@@ -451,7 +451,7 @@ def test_an_abandoned_async_generator_gives_its_tracker_back(bench: Any) -> None
 
 
 def _trackers_in_context() -> int:
-    count, tracker = 0, token_counter._tracker.get()
+    count, tracker = 0, tracking._tracker.get()
     while tracker is not None:
         count, tracker = count + 1, tracker.outer
     return count

@@ -87,7 +87,7 @@ async def test_the_stock_counter_counts_nothing_of_streams_from_another_url(simu
 def test_the_stock_counter_counts_nothing_of_what_was_cut_or_abandoned(simulate, chat, stock):
     """UsageMetadataCallbackHandler: cut, abandoned and timed-out calls count 0, and are billed.
 
-    Ours: `.partial` of TruncatedResponseError, read by `_count_partial` in `accounting/token_counter.py`.
+    Ours: `.partial` of TruncatedResponseError, read by `paid_usage` in `accounting/failure.py`.
     """
     sim = simulate(faults=[Fault("cut", after_chunks=4), "ok", Fault("stall", delay_seconds=1)])
     config: Any = {"callbacks": [stock]}
@@ -106,7 +106,7 @@ def test_the_stock_counter_counts_nothing_of_what_was_cut_or_abandoned(simulate,
 def test_each_use_of_the_stock_context_manager_leaves_a_hook_behind():
     """`get_usage_metadata_callback()` registers a configure hook each time and removes none.
 
-    Ours: `accounting/token_counter.py` registers one, at import.
+    Ours: `accounting/tracker.py` registers one, at import.
     """
     before = len(tracers_context._configure_hooks)
     for _ in range(3):
@@ -342,7 +342,7 @@ SYNC_WAYS: dict[str, tuple[Callable[[Any], Any], int]] = {
 def test_a_hook_reaches_every_synchronous_way(simulate, chat, hook, way):
     """A handler in a registered ContextVar is told of calls in batches, parallels, chains and agents, once.
 
-    Ours: `track_usage` in `accounting/token_counter.py`.
+    Ours: `track_usage` in `accounting/tracker.py`.
     """
     call, calls = SYNC_WAYS[way]
     starts = Starts()
@@ -366,7 +366,7 @@ ASYNC_WAYS: dict[str, tuple[Callable[[Any], Any], int]] = {
 async def test_a_hook_reaches_every_asynchronous_way(simulate, chat, hook, way):
     """A handler in a registered ContextVar is told of calls in tasks, gathers and `to_thread`, once.
 
-    Ours: `track_usage` in `accounting/token_counter.py`.
+    Ours: `track_usage` in `accounting/tracker.py`.
     """
     call, calls = ASYNC_WAYS[way]
     starts = Starts()
@@ -395,7 +395,7 @@ def test_a_hook_does_not_reach_a_bare_thread(simulate, chat, hook):
 def test_an_inner_hook_hides_the_outer_one_but_not_inside_a_chain_step(simulate, chat, hook):
     """Outside a chain only the variable's present handler is told; in a chain step the inherited one is, too.
 
-    Ours: a tracker in `accounting/token_counter.py` tells its outer one, and both drop a run's second end.
+    Ours: a tracker in `accounting/tracker.py` tells its outer one, and both drop a run's second end.
     """
     model, outer, inner = chat(simulate()), Starts(), Starts()
 
@@ -417,7 +417,7 @@ def test_an_inner_hook_hides_the_outer_one_but_not_inside_a_chain_step(simulate,
 def test_one_handler_on_model_and_call_is_told_once(simulate, chat, recorder):
     """The same handler object given to the model and to the call is told of a run once.
 
-    Ours: `_is_first` in `accounting/token_counter.py` would drop a second end in any case.
+    Ours: `TokenCounter._close` in `accounting/token_counter.py` would drop a second end in any case.
     """
     chat(simulate(), callbacks=[recorder]).invoke(HELLO, {"callbacks": [recorder]})
     assert recorder.names() == ["start", "end"]
