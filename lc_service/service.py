@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_core.messages import AIMessage, BaseMessage, MessageLikeRepresentation, convert_to_messages
-from langchain_core.outputs import ChatGeneration
+from langchain_core.messages import BaseMessage
 from pydantic import SecretStr
 
 from lc_service import clock
-from lc_service.accounting.reported import read_result
 from lc_service.accounting.token_counter import TokenCounter
-from lc_service.accounting.usage import TokenUsage
 from lc_service.accounting.usage_report import UsageReport
+from lc_service.completion import ChatCompletion, Messages, completion, read_messages, text_list
 from lc_service.models.chat import ReliableChatOpenAI
 from lc_service.models.embeddings import ReliableOpenAIEmbeddings
 from lc_service.retry.errors import classify
@@ -36,17 +34,6 @@ if TYPE_CHECKING:
     from lc_service.accounting.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
-
-
-class ChatCompletion(TypedDict):
-    """What `chat_completion` returns."""
-
-    content: str
-    role: str
-    usage: dict[str, int]
-
-
-Messages = str | Sequence[MessageLikeRepresentation]
 
 
 class OpenAIService:
@@ -165,7 +152,7 @@ class OpenAIService:
         """
         prompt, options = self._request(messages, temperature, max_tokens)
         with _logged("chat completion"):
-            return _completion(self.chat_model.invoke(prompt, **options))
+            return completion(self.chat_model.invoke(prompt, **options))
 
     async def achat_completion(
         self, messages: Messages, temperature: float | None = None, max_tokens: int | None = None
@@ -173,7 +160,7 @@ class OpenAIService:
         """Ask the chat model; as `chat_completion`."""
         prompt, options = self._request(messages, temperature, max_tokens)
         with _logged("chat completion"):
-            return _completion(await self.chat_model.ainvoke(prompt, **options))
+            return completion(await self.chat_model.ainvoke(prompt, **options))
 
     def stream_chat(
         self, messages: Messages, temperature: float | None = None, max_tokens: int | None = None
@@ -215,12 +202,12 @@ class OpenAIService:
             openai.OpenAIError: A request failed, after its retries, or can't succeed.
         """
         with _logged("embedding"):
-            return self.embeddings.embed_documents(_text_list(texts))
+            return self.embeddings.embed_documents(text_list(texts))
 
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return one vector for each text, in their order; as `embed`."""
         with _logged("embedding"):
-            return await self.embeddings.aembed_documents(_text_list(texts))
+            return await self.embeddings.aembed_documents(text_list(texts))
 
     def _request(
         self, messages: Messages, temperature: float | None, max_tokens: int | None
@@ -236,7 +223,7 @@ class OpenAIService:
             options["temperature"] = default if temperature is None else temperature
         if max_tokens is not None:
             options["max_tokens"] = max_tokens
-        return _read_messages(messages), options
+        return read_messages(messages), options
 
     @property
     def _takes_temperature(self) -> bool:
@@ -266,46 +253,6 @@ def _set_budget(usd: Decimal | None) -> Budget | None:
 
 _DEFAULT_TEMPERATURE = 0.7
 _REASONING_MODEL = re.compile(r"(ft:)?(o\d|gpt-[5-9])")
-
-
-def _read_messages(messages: Messages) -> list[BaseMessage]:
-    if isinstance(messages, (Mapping, BaseMessage)):  # their keys or fields would be read as messages
-        raise _not_understood(messages)
-    try:
-        prompt = convert_to_messages([messages] if isinstance(messages, str) else messages)
-    except (KeyError, NotImplementedError, TypeError, ValueError):
-        # Not the error's own words: they quote the message.
-        raise _not_understood(messages) from None
-    if not prompt:
-        raise ValueError("messages is empty: pass at least one message.")
-    return prompt
-
-
-def _not_understood(messages: object) -> ValueError:
-    return ValueError(
-        'messages is not understood: pass a list of dictionaries such as {"role": "user", "content": '
-        f'"Hello"}} or of LangChain messages, or a string, not this {type(messages).__name__}.'
-    )
-
-
-def _text_list(texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise TypeError("texts is one string: pass a list of texts, for instance embed([text]).")
-    return list(texts)
-
-
-def _completion(message: AIMessage) -> ChatCompletion:
-    usage = read_result(None, [ChatGeneration(message=message)]).usage or TokenUsage()
-    return ChatCompletion(
-        # a plain string, LangChain's is a subclass; a refusal is what the model said instead
-        content=str(message.text or message.additional_kwargs.get("refusal") or ""),
-        role="assistant",
-        usage={
-            "prompt_tokens": usage.input_tokens,
-            "completion_tokens": usage.output_tokens,
-            "total_tokens": usage.total_tokens,
-        },
-    )
 
 
 @contextmanager
