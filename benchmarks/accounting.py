@@ -1,7 +1,7 @@
 """What accounting adds to a call: counting, pricing, ledger, in microseconds of CPU time a call, all threads.
 
-The answers come from memory, so nothing but the client's own work is timed. The variants take turns within
-each round, so a noisy machine slows all of them; the figures are medians over the rounds.
+The answers come from memory, so nothing but the client's own work is timed. The second figure
+is the median over the rounds of the difference to the line that it adds to.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import orjson
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_openai import ChatOpenAI
 
-from lc_service import ReliableChatOpenAI, TokenCounter, UsageLedger, track_usage
+from lc_service import ReliableChatOpenAI, TokenCounter, UsageLedger
 
-CALLS = 300
-ROUNDS = 15
+ROUNDS = 100  # each a few calls of every variant in turn, so that what slows the machine slows all alike
 IN_FLIGHT = 64
+SYNC_CALLS = 10
 TEXT = "Name one use of copper, and say in a sentence why it is good for it. " * 4
 
 
@@ -50,68 +50,56 @@ def make(cls, **options):
     )
 
 
-def sync_seconds(model, config) -> float:
+def sync_seconds(model, config, _) -> float:
     started = time.process_time()
-    for _ in range(CALLS):
+    for _ in range(SYNC_CALLS):
         model.invoke(TEXT, config)
-    return time.process_time() - started
+    return (time.process_time() - started) / SYNC_CALLS
 
 
-async def _drive(model, config) -> None:
-    async def worker() -> None:
-        for _ in range(max(1, CALLS // IN_FLIGHT)):
-            await model.ainvoke(TEXT, config)
+def async_seconds(model, config, runner) -> float:
+    async def together() -> None:
+        await asyncio.gather(*(model.ainvoke(TEXT, config) for _ in range(IN_FLIGHT)))
 
-    await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
-
-
-def async_seconds(model, config) -> float:
     started = time.process_time()
-    asyncio.run(_drive(model, config))
-    return (time.process_time() - started) * CALLS / (max(1, CALLS // IN_FLIGHT) * IN_FLIGHT)
+    runner.run(together())
+    return (time.process_time() - started) / IN_FLIGHT
+
+
+def measure(kind, seconds, variants, counter, runner) -> None:
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(ROUNDS + 5):
+        for name, (model, config) in variants.items():
+            spent = seconds(model, config, runner)
+            if number >= 5:  # the first ones warm up
+                times[name].append(spent * 1e6)
+    started, calls = time.process_time(), counter.usage.calls
+    assert counter.usage.cost_usd
+    pricing = (time.process_time() - started) / calls * 1e6
+    print(f"\n{kind}: µs of CPU a call, medians of {ROUNDS} rounds; what is left to price: {pricing:.1f}")
+    for name, values in times.items():
+        base = times["ReliableChatOpenAI" if name.startswith("  +") else "ChatOpenAI"]
+        added = statistics.median(a - b for a, b in zip(values, base, strict=True))
+        print(f"{name:45} {statistics.median(values):8.1f} {added:+8.1f}")
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
         committed = UsageLedger(Path(folder) / "process.db")
         buffered = UsageLedger(Path(folder) / "buffered.db", durability="buffered")
         counter = TokenCounter()
         stock, ours = make(ChatOpenAI, stream_usage=True), make(ReliableChatOpenAI)
+        langchains = {"callbacks": [UsageMetadataCallbackHandler()]}
         variants = {
             "ChatOpenAI": (stock, {}),
-            "ChatOpenAI + UsageMetadataCallbackHandler": (
-                stock,
-                {"callbacks": [UsageMetadataCallbackHandler()]},
-            ),
+            "ChatOpenAI + UsageMetadataCallbackHandler": (stock, langchains),
             "ReliableChatOpenAI": (ours, {}),
             "  + TokenCounter, priced": (ours, {"callbacks": [counter]}),
             "  + ledger, committed": (make(ReliableChatOpenAI, ledger=committed), {}),
             "  + ledger, buffered": (make(ReliableChatOpenAI, ledger=buffered), {}),
         }
-        for kind, seconds in (
-            ("invoke, one by one", sync_seconds),
-            (f"ainvoke, {IN_FLIGHT} in flight", async_seconds),
-        ):
-            times: dict[str, list[float]] = {name: [] for name in variants}
-            for number in range(ROUNDS + 1):
-                for name, (model, config) in variants.items():
-                    spent = seconds(model, config)
-                    if name.endswith("priced"):
-                        started = time.process_time()
-                        assert counter.usage.cost_usd
-                        spent += time.process_time() - started
-                    if number:  # the first round warms up
-                        times[name].append(spent / CALLS * 1e6)
-            print(f"\n{kind}: µs a call, medians of {ROUNDS} rounds of {CALLS}")
-            for name, values in times.items():
-                paired = [a - b for a, b in zip(values, times["ReliableChatOpenAI"], strict=True)]
-                added = f"{statistics.median(paired):+8.1f}" if name.startswith("  +") else ""
-                print(f"{name:45} {statistics.median(values):8.1f} {added}")
-        with track_usage() as usage:
-            ours.invoke(TEXT)
-        print(
-            "\n", usage, usage.cost_usd, f"{sum(line.attempts for line in committed.lines().values())} rows"
-        )
+        measure("invoke, one by one", sync_seconds, variants, counter, runner)
+        measure(f"ainvoke, {IN_FLIGHT} in flight", async_seconds, variants, counter, runner)
         committed.close()
         buffered.close()
 
