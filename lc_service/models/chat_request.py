@@ -95,7 +95,10 @@ def _wire_options(model: BaseChatOpenAI, options: Mapping[str, Any], *, is_strea
     depends on the API that it picks.
     """
     asked = {**options, "stream": True} if is_stream else dict(options)
-    said = model._get_request_payload([], **asked)  # noqa: SLF001  a contract test watches it
+    try:
+        said = model._get_request_payload([], **asked)  # noqa: SLF001  a contract test watches it
+    except Exception:  # noqa: BLE001  a subclass may need messages; what is wrong LangChain says when it sends
+        return {**asked, "unreadable": True}  # as any unknown option: no bound, and nothing is learnt
     for name in ("messages", "input"):
         said.pop(name, None)
     extra = said.pop("extra_body", None)  # the SDK lays it over all the rest

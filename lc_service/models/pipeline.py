@@ -19,7 +19,7 @@ from lc_service import clock
 from lc_service.accounting.attribution import own_metadata, own_tags
 from lc_service.accounting.expected_output import learn
 from lc_service.accounting.prompt import PromptEstimate
-from lc_service.accounting.record import AttemptRecord, AttemptStatus, Certainty
+from lc_service.accounting.record import NO_TOKENS, AttemptRecord, AttemptStatus, Certainty
 from lc_service.accounting.spending import AttemptRequest
 from lc_service.accounting.tracker import counters_among
 from lc_service.models.answer import known
@@ -228,7 +228,11 @@ class Attempt(Evidence):
 
     def _record(self, error: BaseException | None) -> AttemptRecord:
         call = self._call
-        certainty, usage = self.usage(error, call.request, lambda: call.prompt)
+        try:
+            certainty, usage = self.usage(error, call.request, lambda: call.prompt)
+        except Exception as failure:  # noqa: BLE001  the answer is paid for: it reaches the caller
+            log_once("the usage of an attempt", failure)
+            certainty, usage = Certainty.UNKNOWN, NO_TOKENS
         verdict = classify(error) if isinstance(error, Exception) else None
         amount = None if self._reservation is None else self._reservation.amount
         response = self.response

@@ -14,7 +14,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, Field
 
-from lc_service import Budget, BudgetExceeded
+from lc_service import Budget, BudgetExceeded, ReliableChatOpenAI, track_usage
 from lc_service.accounting.record import AttemptRecord
 from lc_service.accounting.tokenizer import TokenEstimator, estimator_for
 from lc_service.models.chat_request import chat_request
@@ -260,3 +260,16 @@ class TestSeam:
         assert payload.pop("max_output_tokens" if use_responses_api else "max_completion_tokens") == 7
         assert payload.pop("text_format" if use_responses_api else "response_format") is Invoice
         assert payload == {"model": "gpt-4.1", "stream": False, "extra_body": {"n": 2}}
+
+
+def test_a_subclass_that_needs_messages_for_its_payload_still_works(simulate: Any, make_model: Any) -> None:
+    class Picky(ReliableChatOpenAI):
+        def _get_request_payload(self, input_: Any, *, stop: Any = None, **kwargs: Any) -> dict[str, Any]:
+            assert input_[-1].content
+            return super()._get_request_payload(input_, stop=stop, **kwargs)
+
+    server = simulate()
+    with track_usage() as usage:
+        make_model(cls=Picky).invoke("Hello")
+        list(make_model(cls=Picky).stream("Hello"))
+    assert usage.total.total_tokens == server.bill.total.total_tokens > 0

@@ -286,3 +286,13 @@ def test_accounts_include_the_ledgers_of_budgets() -> None:
     assert accounts([budget, free], one, None).ledgers == (one, other)
     assert accounts([budget, free], other, None).ledgers == (other,)
     assert accounts(budget, one, None).budgets == (budget,)
+
+
+@both
+def test_usage_that_cannot_be_worked_out_is_unknown_and_loses_nothing(is_async: bool) -> None:
+    def received() -> list[str]:
+        raise TypeError("an odd chunk")
+
+    ledger = Ledger()
+    run(make_call(ledger, is_stream=True), is_async, received=received)
+    assert (ledger.records[0].status, ledger.records[0].certainty) == ("ok", "unknown")
