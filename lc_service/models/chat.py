@@ -87,6 +87,16 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
                 generation.generation_info = {**(generation.generation_info or {}), **_choice_info(choice)}
         return result
 
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
+    ) -> ChatGenerationChunk | None:
+        generation = super()._convert_chunk_to_generation_chunk(
+            chunk, default_chunk_class, base_generation_info
+        )
+        if generation is not None and (usage := chunk.get("usage")):
+            _keep_predictions(usage, generation.message)
+        return generation
+
     def _is_background(self, options: Mapping[str, Any]) -> bool:
         return bool(options.get("background") or self.model_kwargs.get("background"))
 
@@ -226,6 +236,19 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
     ) -> Call:
         request = chat_request(self, self._estimator(), messages, options, is_stream=is_stream)
         return Call(request, accounts(self.budget, self.ledger, self.telemetry), run_manager)
+
+
+def _keep_predictions(usage: Mapping[str, Any], message: BaseMessage) -> None:
+    """Add to a chunk's usage what LangChain leaves out of it: tokens of a predicted output, where any are."""
+    told = usage.get("completion_tokens_details") or {}
+    kept = {
+        name: told[name]
+        for name in ("accepted_prediction_tokens", "rejected_prediction_tokens")
+        if told.get(name)
+    }
+    if kept and isinstance(message, AIMessageChunk) and message.usage_metadata is not None:
+        details: Any = message.usage_metadata.setdefault("output_token_details", {})
+        details.update(kept)
 
 
 def _choice_info(choice: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from datetime import UTC, datetime
 from typing import Any
@@ -296,3 +297,53 @@ def test_usage_that_cannot_be_worked_out_is_unknown_and_loses_nothing(is_async: 
     ledger = Ledger()
     run(make_call(ledger, is_stream=True), is_async, received=received)
     assert (ledger.records[0].status, ledger.records[0].certainty) == ("ok", "unknown")
+
+
+EVERY_KIND = {
+    "prompt_tokens": 100,
+    "completion_tokens": 20,
+    "total_tokens": 120,
+    "prompt_tokens_details": {"cached_tokens": 40, "cache_write_tokens": 10, "audio_tokens": 5},
+    "completion_tokens_details": {
+        "reasoning_tokens": 7,
+        "audio_tokens": 3,
+        "accepted_prediction_tokens": 2,
+        "rejected_prediction_tokens": 1,
+    },
+}
+
+
+def _answer(request: httpx2.Request) -> httpx2.Response:
+    """Answer with every kind of token, which the simulator does not bill."""
+    said = {"id": "c", "created": 1, "model": "gpt-4.1-mini", "service_tier": "flex"}
+    if not json.loads(request.content).get("stream"):
+        choice = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+        whole = {**said, "object": "chat.completion", "choices": [choice], "usage": EVERY_KIND}
+        return httpx2.Response(200, json=whole)
+    first = {"index": 0, "delta": {"role": "assistant", "content": "Hi"}, "finish_reason": None}
+    last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    events = ({"choices": [first]}, {"choices": [last]}, {"choices": [], "usage": EVERY_KIND})
+    lines = [json.dumps({**said, "object": "chat.completion.chunk", **event}) for event in events]
+    text = "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"])
+    return httpx2.Response(200, text=text, headers={"content-type": "text/event-stream"})
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_every_kind_of_token_and_the_tier_are_kept(is_stream: bool, make_model: Any) -> None:
+    ledger = Ledger()
+    with httpx2.Client(transport=httpx2.MockTransport(_answer)) as client:
+        model = make_model(http_client=client, ledger=ledger)
+        list(model.stream("Hello")) if is_stream else model.invoke("Hello")
+    (record,) = ledger.records
+    assert record.service_tier == "flex"
+    assert record.usage == TokenUsage(
+        input_tokens=100,
+        cached_input_tokens=40,
+        cache_write_tokens=10,
+        audio_input_tokens=5,
+        output_tokens=20,
+        reasoning_tokens=7,
+        audio_output_tokens=3,
+        accepted_prediction_tokens=2,
+        rejected_prediction_tokens=1,
+    )
