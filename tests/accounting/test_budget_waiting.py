@@ -111,7 +111,8 @@ def test_first_come_first_served_among_threads_and_event_loops() -> None:
         order.append(number)
         reservation.settle(record(0))
 
-    sizes = [90, 10, 80, 1, 100, 5]
+    # No two neighbours fit together: they would be let in at once, and which appends first is chance.
+    sizes = [90, 20, 95, 11, 100, 5]
     with ThreadPoolExecutor(len(sizes)) as pool:
         futures = []
         for number, tokens in enumerate(sizes):
