@@ -411,15 +411,19 @@ class TestSimulate:
         monkeypatch.setattr(simulator, "run_simulator", lambda **options: given.update(options) or Bill())
         options = (
             "--port 99 --requests-per-minute 60 --tokens-per-minute 900 --burst-seconds 2 --headers minute "
-            "--faults 0.5 --fault-kinds reset,slow --seed 3 --latency-seconds 0.1 --api-key sk-x "
-            "--stop-after-seconds 9"
+            "--no-retry-after --faults 0.5 --fault-kinds reset,slow --seed 3 --latency-seconds 0.1 "
+            "--api-key sk-x --stop-after-seconds 9"
         )
         assert main(["simulate", *options.split()]) == 0
         assert given.pop("on_start") is not None
         assert given == {
             "port": 99,
             "limits": ServerLimits(
-                requests_per_minute=60, tokens_per_minute=900, burst_seconds=2, headers="minute"
+                requests_per_minute=60,
+                tokens_per_minute=900,
+                burst_seconds=2,
+                headers="minute",
+                sends_retry_after=False,
             ),
             "faults": FaultPlan(seed=3, rate=0.5, kinds=["reset", "slow"]),
             "api_key": "sk-x",

@@ -52,6 +52,9 @@ def simulate(
             metavar="true|minute|none", help="x-ratelimit-*: as enforced, as for a whole minute, or none."
         ),
     ] = Headers.TRUE,
+    no_retry_after: Annotated[
+        bool, typer.Option("--no-retry-after", help="Rejections do not say when to come again.")
+    ] = False,
     faults: Faults = 0.0,
     fault_kinds: Annotated[
         str, option(metavar="KIND,...", help="What the faults are; an unknown one lists them all.")
@@ -82,6 +85,7 @@ def simulate(
             tokens_per_minute=tokens_per_minute or None,
             burst_seconds=burst_seconds,
             headers=headers.value,
+            sends_retry_after=not no_retry_after,
         )
         kinds = [kind.strip() for kind in fault_kinds.split(",")]
         plan = FaultPlan(seed=seed, rate=faults, kinds=kinds)

@@ -7,7 +7,7 @@ It routes; `engine` serves.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import orjson
 from starlette.routing import Route, Router
@@ -19,6 +19,7 @@ from lc_service.simulator.endpoint import Endpoint
 from lc_service.simulator.engine import Engine, request_id
 from lc_service.simulator.errors import ApiError
 from lc_service.simulator.exchange import JSON, Exchange
+from lc_service.simulator.limits import ServerLimits
 from lc_service.simulator.prompt import read_chat, read_responses
 
 MODELS = (
@@ -90,6 +91,14 @@ def build_app(engine: Engine) -> ASGIApp:
         engine.reset()
         await exchange.send_whole(200, [JSON], b"{}")
 
+    async def set_limits(exchange: Exchange) -> None:
+        try:
+            engine.set_limits(_read_limits(engine.limiter.limits, await exchange.read_body() or b"{}"))
+        except (TypeError, ValueError) as error:
+            await engine.send_error(exchange, engine.open(exchange), ApiError(400, str(error)))
+            return
+        await exchange.send_whole(200, [JSON], orjson.dumps(asdict(engine.limiter.limits)))
+
     async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
@@ -104,6 +113,7 @@ def build_app(engine: Engine) -> ASGIApp:
         Route("/v1/models/{model:path}", _Action(engine, "GET", list_models)),
         Route("/__simulator/bill", _Action(engine, "GET", show_bill)),
         Route("/__simulator/reset", _Action(engine, "POST", reset)),
+        Route("/__simulator/limits", _Action(engine, "POST", set_limits)),
     ]
     return Router(routes, default=not_found, redirect_slashes=False)
 
@@ -122,6 +132,13 @@ def bill_json(bill: Bill) -> bytes:
             "lines": lines,
         }
     )
+
+
+def _read_limits(limits: ServerLimits, body: bytes) -> ServerLimits:
+    changes = orjson.loads(body)
+    if not isinstance(changes, dict):
+        raise ValueError("The limits must be a JSON object: fields of ServerLimits, null for unlimited.")  # noqa: TRY004  it is the client's value that is wrong
+    return replace(limits, **changes)
 
 
 async def _send_models(engine: Engine, exchange: Exchange) -> None:

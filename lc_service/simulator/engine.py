@@ -34,7 +34,7 @@ from lc_service.simulator.errors import (
 from lc_service.simulator.exchange import HTML, JSON, Exchange
 from lc_service.simulator.faults import Fault
 from lc_service.simulator.journal import Entry, Journal
-from lc_service.simulator.limits import RateLimiter
+from lc_service.simulator.limits import RateLimiter, ServerLimits
 from lc_service.simulator.script import FaultScript
 
 _DAMAGING = frozenset({"slow", "stall", "cut", "no_finish", "not_json", "broken_json"})
@@ -88,6 +88,10 @@ class Engine:
         self.journal.reset()
         self.limiter.reset()
         self.script.reset()
+
+    def set_limits(self, limits: ServerLimits | None) -> None:
+        """Replace the rate limits from now on."""
+        self.limiter.set_limits(limits, self.clock())
 
     def authorize(self, exchange: Exchange, entry: Entry) -> None:
         """Note the request's key, and raise `ApiError` if it is missing or wrong."""

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-HeaderMode = Literal["true", "minute", "none"]
+from lc_service.simulator.bucket import TOLERANCE, Bucket
 
-_TOLERANCE = 1e-6  # requests or tokens; forgives float error after a client waited exactly
+HeaderMode = Literal["true", "minute", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +26,7 @@ class ServerLimits:
             once, 1 a second's.
         headers: `"true"`: `x-ratelimit-*` describe what is enforced. `"minute"`: they describe a
             minute's bucket whatever is enforced. `"none"`: neither they nor retry-after are sent.
+        sends_retry_after: Whether a rejection says when to come again, where there are headers.
         charge_rejected: Whether a rejected request uses up request capacity too.
         neighbour_share: Share of the rate, 0 <= share < 1, that somebody else uses all the time.
     """
@@ -34,6 +35,7 @@ class ServerLimits:
     tokens_per_minute: float | None = None
     burst_seconds: float = 1.0
     headers: HeaderMode = "true"
+    sends_retry_after: bool = True
     charge_rejected: bool = False
     neighbour_share: float = 0.0
 
@@ -73,41 +75,6 @@ class Decision:
     retry_after_seconds: float | None = 0.0
 
 
-class Bucket:
-    """A level that refills at a constant rate up to a capacity; it may go into debt.
-
-    Args:
-        capacity: Units it holds when full.
-        rate_per_second: Units it gains a second.
-        now: Time at which it is full.
-    """
-
-    __slots__ = ("capacity", "level", "rate_per_second", "updated_at")
-
-    def __init__(self, capacity: float, rate_per_second: float, now: float) -> None:
-        self.capacity = capacity
-        self.rate_per_second = rate_per_second
-        self.level = capacity
-        self.updated_at = now
-
-    def refill(self, now: float) -> None:
-        """Add what has accrued until `now`; a clock that went back adds nothing."""
-        elapsed = now - self.updated_at
-        if elapsed > 0:
-            self.level = min(self.capacity, self.level + elapsed * self.rate_per_second)
-            self.updated_at = now
-
-    def seconds_until(self, units: float) -> float:
-        """Return the time until `units` fit; more than the capacity fit when it is full."""
-        missing = min(units, self.capacity) - self.level
-        return missing / self.rate_per_second if missing > _TOLERANCE else 0.0
-
-    @property
-    def seconds_until_full(self) -> float:
-        """Time until the bucket is full if nothing is taken."""
-        return max(0.0, (self.capacity - self.level) / self.rate_per_second)
-
-
 class _Meter:
     """One limit of one model: the enforced bucket, and the one its headers describe."""
 
@@ -127,6 +94,12 @@ class _Meter:
         elif limits.headers == "minute":
             self.shown = Bucket(limit, rate, now)
 
+    def continue_from(self, before: _Meter, now: float) -> None:
+        before.refill(now)
+        self.enforced.fill_like(before.enforced)
+        if self.shown is not None and self.shown is not self.enforced:
+            self.shown.fill_like(before.shown or before.enforced)
+
     def refill(self, now: float) -> None:
         self.enforced.refill(now)
         if self.shown is not None:
@@ -145,7 +118,7 @@ class _Meter:
         if self.shown is None:
             return []
         name = self.name.encode()
-        remaining = max(0, math.floor(self.shown.level + _TOLERANCE))
+        remaining = max(0, math.floor(self.shown.level + TOLERANCE))
         reset = format_duration(self.shown.seconds_until_full)
         return [
             (b"x-ratelimit-limit-" + name, b"%d" % self.limit),
@@ -166,10 +139,20 @@ class RateLimiter:
         """The limits in force."""
         return self._limits
 
-    def set_limits(self, limits: ServerLimits | None) -> None:
-        """Change the limits of every model; buckets start full again."""
+    def set_limits(self, limits: ServerLimits | None, now: float) -> None:
+        """Change the limits of every model; buckets stay as full as they are, new ones start full.
+
+        Args:
+            limits: The limits from now on; None is unlimited.
+            now: The time of the change: until then the old rates hold.
+        """
         self._limits = limits or ServerLimits()
-        self._meters.clear()
+        before, self._meters = self._meters, {}
+        for model, old in before.items():
+            levels = {meter.name: meter for meter in old}
+            for meter in self._meters_of(model, now):
+                if meter.name in levels:
+                    meter.continue_from(levels[meter.name], now)
 
     def reset(self) -> None:
         """Fill every bucket."""
@@ -220,7 +203,7 @@ class RateLimiter:
         self, meters: list[_Meter], meter: _Meter, requested: float, wait: float | None
     ) -> Decision:
         headers = self._headers(meters)
-        if wait is not None and self._limits.headers != "none":
+        if wait is not None and self._limits.headers != "none" and self._limits.sends_retry_after:
             headers += retry_after_headers(wait)
         return Decision(
             is_admitted=False,

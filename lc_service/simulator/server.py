@@ -114,8 +114,8 @@ class Simulator:
         self._call(self._engine.reset)
 
     def set_limits(self, limits: ServerLimits | None) -> None:
-        """Replace the rate limits; buckets start full."""
-        self._call(lambda: self._engine.limiter.set_limits(limits))
+        """Replace the rate limits; buckets stay as full as they are, new ones start full."""
+        self._call(lambda: self._engine.set_limits(limits))
 
     def set_faults(self, faults: Faults) -> None:
         """Replace the faults; they begin with the next request."""

@@ -129,13 +129,39 @@ def test_models_do_not_share_limits():
     assert admitted(limits, 2, 0.0, model="b") == 1
 
 
-def test_limits_can_change_on_the_way():
-    limits = limiter(requests_per_minute=6)
-    assert admitted(limits, 5, 0.0) == 1
-    limits.set_limits(ServerLimits(requests_per_minute=180))
-    assert admitted(limits, 5, 0.0) == 3
-    limits.set_limits(None)
-    assert admitted(limits, 5, 0.0) == 5
+def test_a_rejection_may_keep_to_itself_when_to_come_again():
+    limits = limiter(requests_per_minute=60, sends_retry_after=False)
+    limits.admit("m", 1, 0.0)
+    said = headers(limits.admit("m", 1, 0.0))
+    assert said["x-ratelimit-reset-requests"] == "1s"
+    assert not any(name.startswith("retry-after") for name in said)
+
+
+def test_limits_can_change_on_the_way_and_buckets_stay_as_full():
+    limits = limiter(requests_per_minute=600)
+    assert admitted(limits, 5, 0.0) == 5  # 5 of 10 are left
+    limits.set_limits(ServerLimits(requests_per_minute=1_200), 0.0)
+    assert admitted(limits, 20, 0.0) == 10  # 10 of 20 were
+    limits.set_limits(ServerLimits(requests_per_minute=600), 0.1)  # until here 20 a second hold
+    assert admitted(limits, 20, 0.1) == 1
+    assert admitted(limits, 20, 0.6) == 5
+    limits.set_limits(None, 0.6)
+    assert admitted(limits, 50, 0.6) == 50
+
+
+def test_a_limit_that_is_new_starts_full():
+    limits = limiter(requests_per_minute=600)
+    admitted(limits, 10, 0.0)
+    limits.set_limits(ServerLimits(requests_per_minute=600, tokens_per_minute=6_000), 1.0)
+    said = headers(limits.admit("m", 40, 1.0))
+    assert said["x-ratelimit-remaining-tokens"] == "60"
+
+
+def test_a_change_keeps_the_minute_that_is_shown_too():
+    limits = limiter(requests_per_minute=600, headers="minute")
+    admitted(limits, 6, 0.0)
+    limits.set_limits(ServerLimits(requests_per_minute=300, headers="minute"), 0.0)
+    assert headers(limits.admit("m", 1, 0.0))["x-ratelimit-remaining-requests"] == "296"
 
 
 def test_reset_fills_the_buckets():

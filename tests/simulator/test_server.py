@@ -161,6 +161,23 @@ def test_another_process_can_ask_for_the_bill(wire):
     assert wire.sim.bill.requests == 0
 
 
+def test_another_process_can_change_the_limits(wire):
+    limits = wire.sim.base_url.removesuffix("/v1") + "/__simulator/limits"
+    said = wire.client.post(limits, json={"requests_per_minute": 6}).json()
+    assert (said["requests_per_minute"], said["tokens_per_minute"]) == (6, None)
+    assert [wire.chat().status_code for _ in range(2)] == [200, 429]
+    assert wire.client.post(limits, json={"requests_per_minute": None}).status_code == 200
+    assert wire.chat().status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b'{"requests_per_minute": -1}', b'{"nope": 1}'])
+def test_limits_that_cannot_be_are_refused(wire, body):
+    limits = wire.sim.base_url.removesuffix("/v1") + "/__simulator/limits"
+    response = wire.client.post(limits, content=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"]
+
+
 async def test_it_serves_concurrent_requests(wire_to):
     wire = wire_to(latency_seconds=0.01)
     headers = {"authorization": "Bearer sk-test"}
