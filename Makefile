@@ -35,16 +35,17 @@ format: $(VENV)/dev.stamp  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.stamp  ## measure the simulator, the token estimate, prices, the ledger, what accounting adds
+bench: $(VENV)/dev.stamp  ## measure each part, and flow beside its peers (an hour; QUICK=1: some minutes)
 	$(BIN)/python benchmarks/simulator_throughput.py
 	$(BIN)/python benchmarks/tokenizer.py
 	$(BIN)/python benchmarks/pricing.py
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/accounting.py
+	$(BIN)/python benchmarks/scenarios.py $(if $(QUICK),--quick --results .bench,--results benchmarks/results) $(ARGS)
 
 notebook:  $(VENV)/dev.stamp  ## open the notebooks in JupyterLab
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebook]'
 	$(BIN)/jupyter lab notebooks
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from flow.floor import floor_seconds
@@ -23,6 +24,7 @@ from flow.redis_server import redis_server
 from flow.scenario import CONCURRENCY, Item, Scenario, items_of, total_tokens
 from flow.server import Served, Server
 
+LOGS = CACHE / "logs"
 _START_SECONDS = 120.0
 
 
@@ -118,11 +120,12 @@ def _run_once(scenario: Scenario, peer: Peer, time_limit_floors: float) -> Outco
         shares = [items[start :: scenario.processes] for start in range(scenario.processes)]
         where = {"base_url": server.base_url, "redis_url": redis_url, "time_limit_seconds": time_limit}
         jobs = [_job(scenario, peer, share) | where for share in shares]
-        drivers = [stack.enter_context(_driver(peer)) for _ in jobs]
+        logs = [LOGS / f"{scenario.name}-{peer.name}-{number}.log" for number in range(len(jobs))]
+        drivers = [stack.enter_context(_driver(peer, log)) for log in logs]
         try:
             reports = _drive(drivers, jobs, server, time_limit)
         except (OSError, ValueError) as error:
-            note = f"its driver failed ({type(error).__name__}); see {peer.name}.log"
+            note = f"its driver failed ({type(error).__name__}); see .bench/logs/{logs[0].name}"
             return Outcome(scenario=scenario, peer=peer.name, note=note)
         asked = [item for share in shares for item in share]
         outcome = _judge(scenario, peer, asked, reports, server.served())
@@ -146,10 +149,10 @@ def _job(scenario: Scenario, peer: Peer, items: Sequence[Item]) -> dict[str, Any
 
 
 @contextlib.contextmanager
-def _driver(peer: Peer) -> Iterator[subprocess.Popen[str]]:
-    CACHE.mkdir(exist_ok=True)
+def _driver(peer: Peer, log_path: Path) -> Iterator[subprocess.Popen[str]]:
+    LOGS.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "NO_PROXY": "127.0.0.1", "PYTHONDONTWRITEBYTECODE": "1"}
-    with (CACHE / f"{peer.name}.log").open("w", encoding="utf-8") as log:
+    with log_path.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [peer.python, str(DRIVERS / peer.driver)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment,
