@@ -1,4 +1,4 @@
-"""Time, in one place: now, wall, sleep, async_sleep.
+"""Time, in one place: now, wall, sleep, wait, and their async twins.
 
 Everything in lc_service that waits or measures calls these through the module (`clock.sleep(...)`),
 so a test replaces these functions and asserts exact waits without waiting.
@@ -7,6 +7,7 @@ so a test replaces these functions and asserts exact waits without waiting.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 
@@ -28,3 +29,28 @@ def sleep(seconds: float) -> None:
 async def async_sleep(seconds: float) -> None:
     """Suspend this task for `seconds`."""
     await asyncio.sleep(seconds)
+
+
+def wait(event: threading.Event, seconds: float | None) -> None:
+    """Block this thread until `event` is set, for `seconds` at most; None sets no bound."""
+    event.wait(seconds)
+
+
+async def async_wait(future: asyncio.Future[None], seconds: float | None) -> None:
+    """Suspend this task until `future` is done, for `seconds` at most; None sets no bound.
+
+    The future is this task's own: it is cancelled with the task, and done after the wait.
+    """
+    if seconds is None:
+        await future
+        return
+    timer = asyncio.get_running_loop().call_later(seconds, _finish, future)
+    try:
+        await future
+    finally:
+        timer.cancel()
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -7,6 +7,7 @@ import ipaddress
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lc_service import clock
+from lc_service.limits import registry
 
 # A machine that is busy with something else makes no law false.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -40,6 +42,18 @@ class FakeClock:
         self.sleep(seconds)
         await asyncio.sleep(0)
 
+    def wait(self, event: threading.Event, seconds: float | None) -> None:
+        if seconds is None:
+            event.wait(10)
+        elif not event.is_set():
+            self.sleep(seconds)
+
+    async def async_wait(self, future: asyncio.Future[None], seconds: float | None) -> None:
+        if seconds is None:
+            await future
+        elif not future.done():
+            await self.async_sleep(seconds)
+
 
 @pytest.fixture
 def fake_clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
@@ -48,6 +62,8 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     monkeypatch.setattr(clock, "wall", lambda: fake.wall_time)
     monkeypatch.setattr(clock, "sleep", fake.sleep)
     monkeypatch.setattr(clock, "async_sleep", fake.async_sleep)
+    monkeypatch.setattr(clock, "wait", fake.wait)
+    monkeypatch.setattr(clock, "async_wait", fake.async_wait)
     return fake
 
 
@@ -95,6 +111,12 @@ def _loopback_only() -> Iterator[None]:
     patch.setattr(socket, "getaddrinfo", getaddrinfo)
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_learned() -> None:
+    """What one test's server taught of its limits is not another's, though it may get the same port."""
+    registry.forget()
 
 
 @pytest.fixture(autouse=True)

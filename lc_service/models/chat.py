@@ -1,7 +1,7 @@
 """`ReliableChatOpenAI`: LangChain's ChatOpenAI with the retry inside, and every attempt accounted for.
 
 Everything ChatOpenAI does stays: tools, structured output, streaming, batches, agents. One policy takes the
-place of the SDK's retries and of `RunnableRetry`. Does not limit the rate.
+place of the SDK's retries and of `RunnableRetry`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lc_service.accounting.reported import read_result
 from lc_service.models.answer import mark_malformed, require_end
 from lc_service.models.chat_request import chat_request
 from lc_service.models.configured_chat import ConfiguredChatOpenAI
+from lc_service.models.flow import limiter_of
 from lc_service.models.pipeline import AnyRunManager, Call
 from lc_service.models.request import accounts
 from lc_service.models.run import (
@@ -59,8 +60,12 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         budget: A `Budget`, or several, that every attempt must fit into before it is sent.
         ledger: A `UsageLedger` that keeps a row for every attempt.
         telemetry: A `Telemetry` that tells OpenTelemetry of every call.
+        rate_limits: `"auto"` learns the server's limits from its answers and keeps to them, together with
+            all models of this process that use the same endpoint, key and model name; `RateLimits` caps what
+            is learned, or shares it between processes; None sends at once.
 
     Raises:
+        RequestExceedsLimitError: The call can never fit the limit of tokens a minute. Nothing has been sent.
         BudgetExceeded: The call does not fit into `budget`. Nothing has been sent.
         TruncatedResponseError: The end of an answer never came; what came is in `.partial`.
         MalformedResponseError: A 200 that is no API answer.
@@ -235,7 +240,12 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         is_stream: bool = False,
     ) -> Call:
         request = chat_request(self, self._estimator(), messages, options, is_stream=is_stream)
-        return Call(request, accounts(self.budget, self.ledger, self.telemetry), run_manager)
+        return Call(
+            request,
+            accounts(self.budget, self.ledger, self.telemetry),
+            run_manager,
+            limiter_of(self, request),
+        )
 
 
 def _keep_predictions(usage: Mapping[str, Any], message: BaseMessage) -> None:

@@ -47,7 +47,8 @@ def chat_request(
     choices = int(said.get("n") or 1)
     profile = model.profile or {}
     limits = [int(said[name]) for name in _MAX_TOKENS_OPTIONS if said.get(name)]
-    longest = max(limits, default=profile.get("max_output_tokens"))
+    asked = max(limits, default=None)
+    longest = profile.get("max_output_tokens") if asked is None else asked
     has_earlier = model.use_previous_response_id and any(m.response_metadata.get("id") for m in messages)
 
     def measure() -> PromptEstimate:
@@ -74,6 +75,7 @@ def chat_request(
         measure=measure,
         bound=bound,
         max_output_tokens=longest and longest * choices,
+        asked_output_tokens=asked and asked * choices,
         choices=choices,
         service_tier=said.get("service_tier"),
         is_stream=is_stream,

@@ -15,10 +15,11 @@ from langchain_core.messages import BaseMessage
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai import ChatOpenAI
-from pydantic import ConfigDict, Field, InstanceOf, model_validator
+from pydantic import ConfigDict, Field, InstanceOf, field_validator, model_validator
 
 from lc_service.accounting.prompt import count_messages
 from lc_service.accounting.tokenizer import TokenEstimator, estimator_for
+from lc_service.limits.rate_limits import LEARNED, read_rate_limits
 from lc_service.models.chat_request import wire_messages
 from lc_service.models.client import (
     async_client_options,
@@ -39,6 +40,7 @@ class ConfiguredChatOpenAI(ChatOpenAI):
     budget: Any = Field(default=None, exclude=True)
     ledger: Any = Field(default=None, exclude=True)
     telemetry: Any = Field(default=None, exclude=True)
+    rate_limits: Any = Field(default=LEARNED, exclude=True)
     stream_usage: bool | None = True
 
     # What pydantic would show of a refused input may be the key.
@@ -55,6 +57,11 @@ class ConfiguredChatOpenAI(ChatOpenAI):
         if serialized["type"] == "constructor" and self.name is None:
             serialized["name"] = "ChatOpenAI"
         return serialized
+
+    @field_validator("rate_limits")
+    @classmethod
+    def _read_rate_limits(cls, value: Any) -> Any:
+        return read_rate_limits(value)
 
     @model_validator(mode="before")
     @classmethod

@@ -21,6 +21,7 @@ from openai.types import CreateEmbeddingResponse
 from lc_service.accounting.prompt import estimate_texts, max_text_tokens
 from lc_service.accounting.reported import Reported, read_usage
 from lc_service.accounting.tokenizer import estimator_for
+from lc_service.limits.limiter import RateLimiter
 from lc_service.models.answer import mark_malformed
 from lc_service.models.pipeline import Call
 from lc_service.models.request import NO_ACCOUNTS, Accounts, Request
@@ -39,11 +40,13 @@ class Terms:
         retry: When to try again.
         callbacks: LangChain's, for every request.
         accounts: Budgets and ledgers.
+        limiter: Tells which rate limiter a request goes through.
     """
 
     retry: RetryWithExponentialBackoff
     callbacks: Any = None
     accounts: Accounts = NO_ACCOUNTS
+    limiter: Callable[[Request], RateLimiter | None] = lambda _: None
 
 
 class RetriedEmbeddings:
@@ -64,7 +67,8 @@ class RetriedEmbeddings:
         terms = self._terms()  # now: a model's fields may be set at any time
         manager = CallbackManager.configure(local_callbacks=terms.callbacks, **_inherited(ensure_config()))
         (run,) = manager.on_llm_start(_SERIALIZED, [_describe(input)], invocation_params={"model": model})
-        call = Call(_request(self.resource, input, model), terms.accounts, run)
+        request = _request(self.resource, input, model)
+        call = Call(request, terms.accounts, run, terms.limiter(request))
 
         def attempt() -> CreateEmbeddingResponse:
             with call.attempt() as attempt, attempt.sending(), _marked():
@@ -96,7 +100,8 @@ class AsyncRetriedEmbeddings:
             local_callbacks=terms.callbacks, **_inherited(ensure_config())
         )
         run = await _astart(manager, _describe(input), model)
-        call = Call(_request(self.resource, input, model), terms.accounts, run)
+        request = _request(self.resource, input, model)
+        call = Call(request, terms.accounts, run, terms.limiter(request))
 
         async def attempt() -> CreateEmbeddingResponse:
             async with call.attempt() as attempt:

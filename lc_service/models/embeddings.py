@@ -12,8 +12,9 @@ from typing import Any, Self
 import openai
 from langchain_openai import OpenAIEmbeddings
 from langchain_openai.embeddings.base import MAX_TOKENS_PER_REQUEST
-from pydantic import ConfigDict, Field, InstanceOf, model_validator
+from pydantic import ConfigDict, Field, InstanceOf, field_validator, model_validator
 
+from lc_service.limits.rate_limits import LEARNED, read_rate_limits
 from lc_service.models.client import (
     async_client_options,
     client_options,
@@ -22,6 +23,7 @@ from lc_service.models.client import (
 )
 from lc_service.models.concurrency import work_in_order
 from lc_service.models.embedding_request import AsyncRetriedEmbeddings, RetriedEmbeddings, Terms
+from lc_service.models.flow import limiter_of
 from lc_service.models.request import accounts
 from lc_service.retry.policy import RetryWithExponentialBackoff
 
@@ -54,8 +56,11 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
         budget: A `Budget`, or several, that every attempt must fit into before it is sent.
         ledger: A `UsageLedger` that keeps a row for every attempt.
         telemetry: A `Telemetry` that tells OpenTelemetry of every request.
+        rate_limits: `"auto"` learns the server's limits and keeps to them; `RateLimits` caps what is learned,
+            or shares it between processes; None sends at once.
 
     Raises:
+        RequestExceedsLimitError: A request can never fit the limit of tokens a minute. It has not been sent.
         BudgetExceeded: A request does not fit into `budget`. It has not been sent.
         MalformedResponseError: A 200 that is no API answer, or has not one vector for each text.
         openai.OpenAIError: Everything else, as the SDK raises it.
@@ -69,9 +74,15 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
     budget: Any = Field(default=None, exclude=True)
     ledger: Any = Field(default=None, exclude=True)
     telemetry: Any = Field(default=None, exclude=True)
+    rate_limits: Any = Field(default=LEARNED, exclude=True)
 
     # What pydantic would show of a refused input may be the key.
     model_config = ConfigDict(hide_input_in_errors=True)
+
+    @field_validator("rate_limits")
+    @classmethod
+    def _read_rate_limits(cls, value: Any) -> Any:
+        return read_rate_limits(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -99,6 +110,7 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
             retry=self.retry,
             callbacks=self.callbacks,
             accounts=accounts(self.budget, self.ledger, self.telemetry),
+            limiter=lambda request: limiter_of(self, request),
         )
 
     def with_retry(self, retry: RetryWithExponentialBackoff) -> Self:

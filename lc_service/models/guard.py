@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-
-from lc_service.accounting.record import AttemptRecord
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-def guarded(what: str, observe: Callable[..., None], record: AttemptRecord) -> None:
-    """Show `record` to one of those who account for it: its failure is neither the call's nor another's."""
+
+def guarded(what: str, observe: Callable[[T], None], seen: T) -> None:
+    """Show what was seen of an attempt to one who follows it: its failure is not the call's nor another's."""
     try:
-        observe(record)
+        observe(seen)
     except Exception as error:  # noqa: BLE001  see above
         log_once(what, error)
 

@@ -1,4 +1,4 @@
-"""One attempt: reserve, send, record, settle; the same for chat and embeddings, sync and async.
+"""One attempt: reserve, acquire, send, record, settle; the same for chat and embeddings, sync and async.
 
 Each attempt ends in exactly one `AttemptRecord`, made in `__exit__` whatever ended it, and all who account
 for it read that. Does not retry and does not wait between attempts: that is the policy's.
@@ -10,20 +10,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import httpx2
 from langchain_core.callbacks.manager import AsyncRunManager, RunManager
 from langchain_core.utils.uuid import uuid7
 
 from lc_service import clock
 from lc_service.accounting.attribution import own_metadata, own_tags
-from lc_service.accounting.expected_output import learn
+from lc_service.accounting.expected_output import expected, learn
 from lc_service.accounting.prompt import PromptEstimate
 from lc_service.accounting.record import NO_TOKENS, AttemptRecord, AttemptStatus, Certainty
 from lc_service.accounting.spending import AttemptRequest
 from lc_service.accounting.tracker import counters_among
+from lc_service.limits.limiter import Permit, RateLimiter
 from lc_service.models.answer import known
 from lc_service.models.evidence import Evidence, status_of
+from lc_service.models.flow import outcome, response_headers
 from lc_service.models.guard import guarded, log_once
 from lc_service.models.http import watcher
 from lc_service.models.request import Accounts, Request
@@ -46,10 +49,17 @@ class Call:
     A context manager, sync and async alike, around all of the call's attempts.
     """
 
-    def __init__(self, request: Request, accounts: Accounts, run: AnyRunManager | None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        accounts: Accounts,
+        run: AnyRunManager | None,
+        limiter: RateLimiter | None = None,
+    ) -> None:
         self.request = request
         self.accounts = accounts
         self.run = run
+        self.limiter = limiter
         self.span: CallSpan | None = None
         self.call_id = uuid7()
         self.run_id = self.call_id if run is None else run.run_id
@@ -102,6 +112,15 @@ class Call:
         """What the prompt cannot exceed; asked for strict budgets only, since it reads all of it."""
         return self.request.bound() if any(budget.strict for budget in self.accounts.budgets) else None
 
+    @property
+    def tokens(self) -> int:
+        """What an attempt is charged against a limit of tokens: the prompt and the expected output."""
+        request = self.request
+        output_tokens = request.asked_output_tokens
+        if output_tokens is None and request.operation == "chat":
+            output_tokens = expected(request.model, request.choices)
+        return self.prompt.tokens + (output_tokens or 0)
+
     @contextmanager
     def naming_the_cause(self) -> Iterator[None]:
         """Let what a budget raises at a retry name the failure that made it one."""
@@ -121,6 +140,7 @@ class Attempt(Evidence):
         self._call = call
         self._number = number
         self._reservation: Reservation | None = None
+        self._permit: Permit | None = None
         self._started = 0.0
         self._started_at_seconds = clock.wall()
         self._first_chunk_seconds: float | None = None
@@ -131,7 +151,14 @@ class Attempt(Evidence):
 
             with self._call.naming_the_cause():
                 self._reservation = reserve_all(self._call.accounts.budgets, self._wanted())
-        self._started = clock.now()
+        if self._call.limiter is not None:
+            try:
+                self._permit = self._call.limiter.acquire(**self._asked())
+            except BaseException:
+                if self._reservation is not None:
+                    self._reservation.release()
+                raise
+        self._begin()
         return self
 
     async def __aenter__(self) -> Self:
@@ -140,11 +167,38 @@ class Attempt(Evidence):
 
             with self._call.naming_the_cause():
                 self._reservation = await areserve_all(self._call.accounts.budgets, self._wanted())
-        self._started = clock.now()
+        if self._call.limiter is not None:
+            try:
+                self._permit = await self._call.limiter.aacquire(**self._asked())
+            except BaseException:
+                if self._reservation is not None:
+                    await self._reservation.arelease()
+                raise
+        self._begin()
         return self
+
+    def _begin(self) -> None:
+        self._started = clock.now()
+        self._started_at_seconds = clock.wall()
+
+    def _asked(self) -> dict[str, Any]:
+        call = self._call
+        # Half of the estimate: no prompt is refused here that the server might take.
+        return {
+            "tokens": call.tokens,
+            "least_tokens": call.prompt.tokens // 2,
+            "is_retry": self._number > 1,
+        }
+
+    def on_response(self, response: httpx2.Response) -> None:
+        """Take note of the response's head, and let the limiter learn from it."""
+        super().on_response(response)
+        if self._permit is not None:
+            guarded("the rate limiter", self._permit.see, response.headers)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         named, record = self._end(error)
+        self._release_place(named, record)
         waiting = list(self._call.accounts.ledgers)
         try:
             # A generator may be closed by the garbage collector, inside of anything: nothing may wait in it.
@@ -157,6 +211,7 @@ class Attempt(Evidence):
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         named, record = self._end(error)
+        self._release_place(named, record)
         waiting = list(self._call.accounts.ledgers)
         try:
             # Nor may it have a loop any more.
@@ -169,6 +224,14 @@ class Attempt(Evidence):
             self._settle(record, waiting)
         if named is not error and named is not None:
             raise named
+
+    def _release_place(self, error: BaseException | None, record: AttemptRecord) -> None:
+        permit = self._permit
+        if permit is None:
+            return
+        if self.response is None and (headers := response_headers(error)) is not None:
+            guarded("the rate limiter", permit.see, headers)  # a client of the caller's own sent it
+        guarded("the rate limiter", permit.settle, outcome(error, record))
 
     def _settle(self, record: AttemptRecord, waiting: Sequence[UsageLedger]) -> None:
         for ledger in waiting:  # those that were not reached: a wait was cancelled, or impossible

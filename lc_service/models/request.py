@@ -29,6 +29,7 @@ class Request:
         measure: Estimates the prompt; asked once a call at most.
         bound: Tells how many tokens the prompt cannot exceed, or None; for strict budgets.
         max_output_tokens: The most that all choices together may come to; None where nothing says so.
+        asked_output_tokens: That, where the request itself says so: servers charge it against their limits.
         choices: How many answers are asked for.
         service_tier: The tier that is asked for.
         is_stream: Whether the answer is streamed.
@@ -42,6 +43,7 @@ class Request:
     measure: Callable[[], PromptEstimate]
     bound: Callable[[], int | None]
     max_output_tokens: int | None = None
+    asked_output_tokens: int | None = None
     choices: int = 1
     service_tier: str | None = None
     is_stream: bool = False

@@ -1,0 +1,221 @@
+"""Who may send: requests, tokens and concurrency admitted in one step, in the order of arrival.
+
+Invariant: only the first in the line is ever looked at, so nothing small passes a large one, and each step
+takes the same time however many wait. Pure: time is an argument, nothing sleeps, and no lock is taken.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from lc_service.limits.concurrency import Concurrency
+from lc_service.limits.meter import Meter
+from lc_service.limits.mirror import Mark
+from lc_service.limits.rate_limits import RateLimits
+from lc_service.limits.told import DIMENSIONS, Dimension, Told, read_told
+
+MAX_PAUSE_SECONDS = 60.0
+"""The longest pause that a single Retry-After is worth: after it, one request asks again."""
+_RELEASE_JITTER = 0.1
+"""Share of a pause by which clients that were told the same pause are spread out after it."""
+_SOONER_SECONDS = 0.001
+"""A wait that became shorter by less than this is not worth waking anybody."""
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended, as far as limits go.
+
+    Attributes:
+        is_admitted: Whether the server let it in; None where nobody knows.
+        is_rejected: Whether it was refused for a rate limit.
+        is_overloaded: Whether the server said that it has too much to do.
+        exceeded: The limit that the rejection names, or None.
+        retry_after_seconds: The wait that it asks for, or None.
+        used_tokens: What the attempt used; None where that is not known.
+        latency_seconds: Time to the whole answer; None where there was none.
+    """
+
+    is_admitted: bool | None = None
+    is_rejected: bool = False
+    is_overloaded: bool = False
+    exceeded: Dimension | None = None
+    retry_after_seconds: float | None = None
+    used_tokens: int | None = None
+    latency_seconds: float | None = None
+
+
+_UNUSED = Outcome(used_tokens=0)
+
+
+class Waiting(Protocol):
+    """One attempt that wants to be sent."""
+
+    tokens: int
+    party: Hashable
+    is_retry: bool
+    is_admitted: bool
+    ready_at: float | None
+    marks: Sequence[Mark]
+    told: Sequence[Told | None]
+
+    def wake(self) -> bool:
+        """Tell whoever waits for it to look again; False where nobody ever will."""
+
+
+class Admission:
+    """The line before one endpoint, credential and model; not thread-safe.
+
+    Args:
+        limits: What the user says.
+        now: The time.
+    """
+
+    def __init__(self, limits: RateLimits, now: float) -> None:
+        caps = (limits.requests_per_minute, limits.tokens_per_minute)
+        self._meters = tuple(Meter(name, cap, now) for name, cap in zip(DIMENSIONS, caps, strict=True))
+        self._concurrency = Concurrency(limits.max_concurrency, now)
+        self._places: dict[Hashable, int] = {}
+        self._line: OrderedDict[Waiting, None] = OrderedDict()
+        self._paused_until = now
+
+    @property
+    def waiting_count(self) -> int:
+        """Attempts that wait."""
+        return len(self._line)
+
+    @property
+    def in_flight_count(self) -> int:
+        """Attempts that are under way."""
+        return self._concurrency.in_flight
+
+    def never_fits(self, tokens: int, least_tokens: int) -> float | None:
+        """Return the limit of tokens a minute that a request exceeds by itself, or None.
+
+        Args:
+            tokens: What it is charged against the user's own limit.
+            least_tokens: What a server charges at least.
+        """
+        meter = self._meters[1]
+        told = None if meter.mirror is None else meter.mirror.limit
+        for limit, needed in ((meter.cap_per_minute, tokens), (told, least_tokens)):
+            if limit is not None and needed > limit:
+                return limit
+        return None
+
+    def join(self, waiting: Waiting, now: float) -> None:
+        """Stand in line, last.
+
+        First stands an attempt whose call was admitted before, and one whose own party holds a place, with an
+        open stream: whoever waits for that to end may wait for this.
+        """
+        self._line[waiting] = None
+        if waiting.is_retry or waiting.party in self._places:
+            self._line.move_to_end(waiting, last=False)
+        self.admit(now)
+
+    def leave(self, waiting: Waiting, now: float) -> None:
+        """Step out of the line, or back from an admission that was not used."""
+        if waiting.is_admitted:
+            self.settle(waiting, _UNUSED, now)
+        elif self._line.pop(waiting, self) is None:
+            self.admit(now)
+
+    def admit(self, now: float) -> None:
+        """Admit from the head of the line whoever may go, and tell the next how long to wait."""
+        while self._line:
+            head = next(iter(self._line))
+            seconds = self._seconds_until(head, now)
+            if seconds is None or seconds > 0:
+                self._let_wait(head, None if seconds is None else now + seconds)
+                if head in self._line:
+                    return
+                continue
+            del self._line[head]
+            self._concurrency.enter()
+            self._places[head.party] = self._places.get(head.party, 0) + 1
+            head.marks = [
+                meter.take(units, now) for meter, units in zip(self._meters, _units(head), strict=True)
+            ]
+            head.is_admitted = True
+            if not head.wake():  # its event loop is gone
+                self._end(head, _UNUSED, now)
+
+    def _let_wait(self, head: Waiting, ready_at: float | None) -> None:
+        known = head.ready_at
+        head.ready_at = ready_at
+        is_sooner = ready_at is not None and (known is None or ready_at < known - _SOONER_SECONDS)
+        if is_sooner and not head.wake():
+            del self._line[head]
+
+    def _seconds_until(self, waiting: Waiting, now: float) -> float | None:
+        seconds = 0.0 if waiting.party in self._places else self._concurrency.seconds_until_room(now)
+        if seconds is None:
+            return None
+        for meter, units in zip(self._meters, _units(waiting), strict=True):
+            seconds = max(seconds, meter.seconds_until(units, now))
+        return max(seconds, self._paused_until - now)
+
+    def see(self, waiting: Waiting, headers: Mapping[str, str], now: float) -> None:
+        """Learn from the head of a response, of whatever status."""
+        if not waiting.marks:
+            return
+        waiting.told = [read_told(headers, name) for name in DIMENSIONS]
+        for meter, told, mark in zip(self._meters, waiting.told, waiting.marks, strict=True):
+            if told is not None:
+                meter.see(told, mark, now)
+                self._concurrency.trust()
+        self.admit(now)
+
+    def settle(self, waiting: Waiting, outcome: Outcome, now: float) -> None:
+        """End an attempt: give back what it did not use, learn from how it ended, and let the next one go."""
+        if waiting.marks:
+            self._end(waiting, outcome, now)
+            self.admit(now)
+
+    def _end(self, waiting: Waiting, outcome: Outcome, now: float) -> None:
+        marks, waiting.marks = waiting.marks, ()
+        if outcome.latency_seconds is not None:
+            self._concurrency.answered(outcome.latency_seconds, now)
+        if outcome.is_overloaded:
+            self._concurrency.overloaded(marks[0].at, now)
+        self._concurrency.leave()
+        places = self._places.pop(waiting.party) - 1
+        if places:
+            self._places[waiting.party] = places
+        for meter, mark in zip(self._meters, marks, strict=True):
+            if outcome.is_admitted:
+                meter.admitted(mark, now)
+            elif not outcome.is_rejected:
+                meter.void(mark)
+        if outcome.is_rejected:
+            self._reject(waiting, marks, outcome, now)
+        elif outcome.used_tokens is not None:
+            self._meters[1].give_back(marks[1].cost - outcome.used_tokens)
+
+    def _reject(self, waiting: Waiting, marks: Sequence[Mark], outcome: Outcome, now: float) -> None:
+        told = waiting.told or (None, None)
+        exceeded = outcome.exceeded or _exceeded(told, marks)
+        for meter, mark, said in zip(self._meters, marks, told, strict=True):
+            if meter.dimension == exceeded:
+                meter.rejected(mark, said, now)
+            else:
+                meter.void(mark)
+        if outcome.retry_after_seconds is not None:
+            pause = min(outcome.retry_after_seconds, MAX_PAUSE_SECONDS)
+            pause *= 1 + _RELEASE_JITTER * random.random()  # noqa: S311  jitter, not cryptography
+            self._paused_until = max(self._paused_until, now + pause)
+
+
+def _units(waiting: Waiting) -> tuple[float, float]:
+    return 1.0, float(waiting.tokens)
+
+
+def _exceeded(told: Sequence[Told | None], marks: Sequence[Mark]) -> Dimension:
+    """Return the limit that a rejection is about where it does not say so itself."""
+    for name, said, mark in zip(DIMENSIONS, told, marks, strict=True):
+        if said is not None and said.remaining < mark.cost:
+            return name
+    return "requests"

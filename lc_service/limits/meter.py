@@ -1,0 +1,155 @@
+"""One limit, of requests or of tokens: how long until something may be sent, and what is learned of it.
+
+Two buckets must agree: the server's as its headers show it, and the client's own pace. Where the headers
+leave room and the server rejects, they are not the whole truth, and what came through sets the pace. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+
+from lc_service.limits.congestion import Congestion
+from lc_service.limits.mirror import MIN_TOKEN_RATIO, Mark, Mirror
+from lc_service.limits.pace import Pace
+from lc_service.limits.throughput import Throughput
+from lc_service.limits.told import Dimension, Told
+
+
+class Meter:
+    """What is known of one limit; not thread-safe.
+
+    Args:
+        dimension: `"requests"` or `"tokens"`.
+        cap_per_minute: The user's own limit; None for none.
+        now: The time.
+    """
+
+    __slots__ = (
+        "_cap_per_second", "_congestion", "_cut_at", "_sent", "cap_per_minute", "dimension", "mirror", "pace",
+        "through",
+    )  # fmt: skip
+
+    def __init__(self, dimension: Dimension, cap_per_minute: float | None, now: float) -> None:
+        self.dimension = dimension
+        self.cap_per_minute = cap_per_minute
+        self.mirror: Mirror | None = None
+        self.pace = Pace(1.0 if dimension == "requests" else 0.0)
+        self.through = Throughput()
+        self._cap_per_second = None if cap_per_minute is None else cap_per_minute / 60
+        self._congestion: Congestion | None = None
+        self._cut_at = 0.0
+        self._sent = 0.0
+        if self._cap_per_second is not None:
+            self.pace.set_rate(self._cap_per_second, 0.0, now)
+
+    def seconds_until(self, units: float, now: float) -> float:
+        """Return the time until `units` may be sent."""
+        if self._congestion is not None:
+            self._follow(now)
+        mirror = self.mirror
+        if mirror is None:
+            return self.pace.seconds_until(units, now)
+        server_seconds = mirror.seconds_until(units, now)
+        if server_seconds > 0:
+            return max(server_seconds, self.pace.seconds_until(units * mirror.ratio, now))
+        own_seconds = self.pace.seconds_until(units * mirror.ratio, now)
+        return 0.0 if own_seconds > 0 and self._may_try(now) else own_seconds
+
+    def _may_try(self, now: float) -> bool:
+        has_more = self.mirror is not None and self.mirror.capacity > self.pace.capacity
+        return (
+            has_more and self._congestion is None and self._cap_per_second is None and self.pace.may_try(now)
+        )
+
+    def take(self, units: float, now: float) -> Mark:
+        """Send something of `units`, and return the mark to show when it is answered."""
+        self._sent += units
+        ratio = 1.0
+        is_trial = False
+        if self.mirror is not None:
+            ratio = self.mirror.ratio
+            is_trial = self.pace.seconds_until(units * ratio, now) > 0
+            self.mirror.take(units, now)
+        if is_trial:
+            self.pace.begin_trial()
+        else:
+            self.pace.take(units * ratio, now)
+        return Mark(now, self._sent, units, is_trial)
+
+    def see(self, told: Told, mark: Mark, now: float) -> None:
+        """Learn from a response's headers."""
+        if self.mirror is None:
+            # a request is one request; of tokens, servers have ideas of their own
+            least_ratio = 1.0 if self.dimension == "requests" else MIN_TOKEN_RATIO
+            self.mirror = Mirror(told, mark, self._sent, now, least_ratio=least_ratio)
+        else:
+            if told.limit > self.mirror.limit:
+                self._congestion = None  # a new limit: what was found of the old one is void
+            self.mirror.see(told, mark, self._sent, now)
+        self._follow(now)
+
+    def _follow(self, now: float) -> None:
+        """Set the pace by the least rate that is known."""
+        rates = [] if self.mirror is None else [self.mirror.rate_per_second]
+        if self._cap_per_second is not None:
+            rates.append(self._cap_per_second)
+        if self._congestion is not None:
+            found = self._congestion.rate_per_second(now)
+            if rates and found >= min(rates):
+                self._congestion = None  # it is not what holds the pace back any more
+            else:
+                rates.append(min(found, self._most_tried(now)))
+        if rates:
+            self.pace.set_rate(min(rates), self._sent, now)
+
+    def _most_tried(self, now: float) -> float:
+        """Return twice of what came through: where less was asked for, nothing tells how much more would."""
+        through = self.through.rate_per_second(now)
+        return math.inf if through is None else max(2 * through, self.pace.capacity)
+
+    def admitted(self, mark: Mark, now: float) -> None:
+        """Take note that a request came through."""
+        self.through.add(mark.cost, now)
+        if mark.is_trial:
+            self.pace.end_trial(mark.cost, is_admitted=True)
+
+    def void(self, mark: Mark) -> None:
+        """Take note that a request ended and tells nothing of this limit."""
+        if mark.is_trial:
+            self.pace.end_trial(mark.cost, is_admitted=False)
+
+    def rejected(self, mark: Mark, told: Told | None, now: float) -> None:
+        """Learn from a rejection that is this limit's.
+
+        Args:
+            mark: The request that was rejected.
+            told: What the rejection's own headers tell.
+            now: The time.
+        """
+        was_trying = self.pace.is_trying
+        self.void(mark)
+        if self.mirror is not None:
+            self.mirror.forget_look()
+            if told is not None and told.remaining < mark.cost * self.mirror.ratio:
+                self.mirror.rejected(mark, now)
+                return  # as its headers say: the level has been corrected by them
+        if mark.at < self._cut_at:
+            return  # sent before the last cut: the same congestion
+        self._cut_at = now
+        if self.mirror is not None and was_trying:
+            self.pace.doubt(now)
+            return
+        self._cut(now)
+
+    def _cut(self, now: float) -> None:
+        self.pace.shorten()
+        rates = [self.through.rate_per_second(now), self.pace.rate_per_second]
+        known = [rate for rate in rates if rate]
+        if known:
+            self._congestion = Congestion(min(known), now)
+            self._follow(now)
+
+    def give_back(self, units: float) -> None:
+        """Return what was charged and not used, where the server's own headers do not tell it."""
+        if self.mirror is None:
+            self.pace.give_back(units)

@@ -1,0 +1,42 @@
+"""Which limiter is whose: one for each endpoint, credential, model and what the user says about limits.
+
+Keeps no key: a credential is known by its hash. A forked process begins anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable
+
+from lc_service.limits.limiter import RateLimiter
+from lc_service.limits.rate_limits import RateLimits
+
+_MAX_LIMITERS = 4_096
+_limiters: dict[Hashable, RateLimiter] = {}
+
+
+def limiter_for(limits: RateLimits, *, endpoint: str, credential: Hashable, model: str) -> RateLimiter:
+    """Return the limiter that all with the same arguments share in this process. Thread-safe.
+
+    Args:
+        limits: What the user says.
+        endpoint: The API's base URL.
+        credential: The API key and what else the server tells clients apart by.
+        model: The name that is asked for.
+    """
+    key = (limits, endpoint, hash(credential), model)
+    limiter = _limiters.get(key)
+    if limiter is None:
+        limiter = _limiters.setdefault(key, RateLimiter(limits))  # of threads that meet here one wins
+        while len(_limiters) > _MAX_LIMITERS:
+            _limiters.pop(next(iter(_limiters)), None)
+    return limiter
+
+
+def forget() -> None:
+    """Forget all limiters and what they learned, for tests and for measurements that start anew."""
+    _limiters.clear()
+
+
+if hasattr(os, "register_at_fork"):  # the parent's waiters do not exist here, nor may its locks be free
+    os.register_at_fork(after_in_child=forget)
