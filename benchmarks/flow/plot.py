@@ -29,7 +29,7 @@ def draw(path: Path, scenarios: Sequence[Scenario], peers: Sequence[Peer], outco
     for place, peer in enumerate(peers):
         style = {"marker": _MARKERS[place % 9], "color": f"C{place}", "ls": "", "ms": 11 if place == 0 else 7}
         found = [
-            (row + (place - len(peers) / 2) * 0.08, outcome)
+            (row + (place - (len(peers) - 1) / 2) * 0.09, outcome)
             for row, scenario in enumerate(shown)
             if (outcome := outcomes.get((scenario.name, peer.name))) and not outcome.note
         ]
@@ -46,9 +46,11 @@ def draw(path: Path, scenarios: Sequence[Scenario], peers: Sequence[Peer], outco
     losses.set_xlim(0, 105)
     losses.set_xlabel("% of the items lost, of the others")
     times.set_yticks(range(len(shown)), [_wrapped(scenario.title) for scenario in shown])
-    times.invert_yaxis()
+    times.set_ylim(len(shown) - 0.5, -0.5)
     for axes in (times, losses):
         axes.grid(axis="x", color="0.9")
+        for row in range(1, len(shown)):
+            axes.axhline(row - 0.5, color="0.85", lw=0.8)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=5, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -50,6 +50,9 @@ def cell(outcome: Outcome | None) -> str:
         parts.append(f"{outcome.floor_ratio:.3f} ×")
     if outcome.wrong:
         parts.append(f"**{outcome.wrong} wrong**")
+    paid_twice = outcome.served.billed - outcome.answered if outcome.served else 0
+    if outcome.scenario.faults is not None and paid_twice > 0:
+        parts.append(f"**{paid_twice} paid twice**")
     if outcome.rejections:
         parts.append(f"{outcome.rejections:,} rejections")
     return ", ".join(parts)
