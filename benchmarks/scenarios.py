@@ -76,6 +76,7 @@ class Session:
     def __init__(self, scenarios: list[Scenario], peers: list[Peer], options: argparse.Namespace) -> None:
         self.scenarios = scenarios
         self.peers = peers
+        self.at_once: int = options.at_once
         self.time_limit_floors = TIME_LIMIT_FLOORS[options.quick]
         self.results: Path | None = options.results
         self.is_quick: bool = options.quick
@@ -83,7 +84,7 @@ class Session:
         self.failures = {peer.name: install(peer) for peer in peers}
         self.versions = {peer.package: version(peer) for peer in peers}
 
-    def run_all(self, at_once: int) -> None:
+    def run_all(self) -> None:
         """Run what is to be timed alone alone, and the rest several at once."""
         pairs = [(each, peer) for each in self.scenarios for peer in self.peers if is_asked(each, peer)]
         alone = [pair for pair in pairs if pair[1].name == "ours" or pair[0].is_cpu]
@@ -94,7 +95,7 @@ class Session:
             for pair in alone:
                 if pair[0].is_cpu:
                     self._run_one(*pair)
-        with ThreadPoolExecutor(at_once) as pool:
+        with ThreadPoolExecutor(self.at_once) as pool:
             for _ in pool.map(
                 lambda pair: self._run_one(*pair), [each for each in pairs if each not in alone]
             ):
@@ -120,7 +121,8 @@ class Session:
         kind = "a quick run" if self.is_quick else "a full run" if is_whole else "a run of a part"
         text = (
             f"# Flow\n\nWritten by `benchmarks/scenarios.py`, {kind}: {CONCURRENCY} calls at a time, limits "
-            f"not told unless marked, stopped after {self.time_limit_floors:.0f} times the floor.\n\n"
+            f"not told unless marked, stopped after {self.time_limit_floors:.0f} times the floor. "
+            f"Ours and CPU time were measured alone, peers {self.at_once} at once.\n\n"
             f"{markdown(self.scenarios, self.peers, dict(self.outcomes))}\n"
             f"![Time over the floor, and items lost]({PLOT})\n\nPackages: {versions}.\n"
         )
@@ -148,7 +150,7 @@ def main() -> None:
     items = options.items or (QUICK_ITEMS if options.quick else None)
     scenarios = [with_items(each, items) for each in chosen(options.scenario, SCENARIOS, parser)]
     session = Session(scenarios, chosen(options.only, PEERS, parser), options)
-    session.run_all(options.at_once)
+    session.run_all()
     if options.results:
         draw(options.results / PLOT, session.scenarios, session.peers, session.outcomes)
     print("ours: every bound is met" if session.is_met else "ours: NOT every bound is met")

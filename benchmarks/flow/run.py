@@ -133,7 +133,7 @@ def _run_once(scenario: Scenario, peer: Peer, time_limit_floors: float) -> Outco
 
 
 def _job(scenario: Scenario, peer: Peer, items: Sequence[Item]) -> dict[str, Any]:
-    limits = scenario.limits
+    limits, is_ours = scenario.limits, peer.name == "ours"
     told: dict[str, float] = {}
     if limits is not None:
         named = {"requests": limits.requests_per_minute, "tokens": limits.tokens_per_minute}
@@ -141,7 +141,8 @@ def _job(scenario: Scenario, peer: Peer, items: Sequence[Item]) -> dict[str, Any
     return {
         "prompts": [item.prompt for item in items],
         "max_tokens": scenario.max_tokens,
-        "concurrency": CONCURRENCY // scenario.processes,
+        "concurrency": (scenario.callers if is_ours else CONCURRENCY) // scenario.processes,
+        "max_concurrency": CONCURRENCY if is_ours and scenario.callers > CONCURRENCY else None,
         "warm_calls": scenario.warm_calls,
         "told": told,
         "variant": peer.variant,

@@ -38,6 +38,7 @@ class Scenario:
         is_mixed: Prompts of about 10 to 1,000 tokens instead of short ones.
         least_items: Fewer would say nothing.
         processes: Client processes that share the items and the calls in flight.
+        callers: Calls that ours has under way; of more than 64 its limiter holds the rest.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Scenario:
     least_items: int = 100
     warm_calls: int = 1
     processes: int = 1
+    callers: int = CONCURRENCY
     is_cpu: bool = False
 
 
@@ -101,7 +103,7 @@ _SCENARIOS = (
     Scenario(
         name="faults", title="2,000 items, 20 % faults on up to three attempts", items=2_000,
         faults=FaultPlan(seed=7, rate=0.2, kinds=("server_error", "unavailable", "reset"), max_attempts=3),
-        latency_seconds=0.5, bound=Bound(fault_free_rate=0.85), least_items=1_000,
+        latency_seconds=1.0, bound=Bound(fault_free_rate=0.85), least_items=1_000, callers=4 * CONCURRENCY,
     ),
     Scenario(
         name="cpu", title="CPU a call, no limits", items=2_000, latency_seconds=0.0, least_items=1_000,

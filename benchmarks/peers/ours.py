@@ -11,10 +11,11 @@ async def make(job: Job, model: str) -> Call:
     options = {}
     if "rate_limits" in ReliableChatOpenAI.model_fields:
         options["rate_limits"] = "auto"
-        if job["redis_url"]:
-            from lc_service import RateLimits
+        said = {name: job[name] for name in ("redis_url", "max_concurrency") if job[name]}
+        if said:
+            from lc_service.limits.rate_limits import RateLimits
 
-            options["rate_limits"] = RateLimits(redis_url=job["redis_url"])
+            options["rate_limits"] = RateLimits(**said)
     chat = ReliableChatOpenAI(
         model=model, base_url=job["base_url"], api_key=API_KEY, max_tokens=job["max_tokens"], **options
     )
