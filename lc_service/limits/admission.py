@@ -156,12 +156,21 @@ class Admission:
             return None
         for meter, units in zip(self._meters, _units(waiting), strict=True):
             seconds = max(seconds, meter.seconds_until(units, now))
-        return max(seconds, self._paused_until - now)
+        # A retry has waited by itself, for as long as the server asked and its policy allows.
+        return seconds if waiting.is_retry else max(seconds, self._paused_until - now)
+
+    def send(self, waiting: Waiting, now: float) -> None:
+        """Take note that an admitted request goes out."""
+        waiting.marks = [
+            meter.send(mark, now) for meter, mark in zip(self._meters, waiting.marks, strict=False)
+        ]
 
     def see(self, waiting: Waiting, headers: Mapping[str, str], now: float) -> None:
         """Learn from the head of a response, of whatever status."""
         if not waiting.marks:
             return
+        if not waiting.marks[0].is_sent:  # nobody said when: a client of the caller's own sent it
+            self.send(waiting, waiting.marks[0].at)
         waiting.told = [read_told(headers, name) for name in DIMENSIONS]
         for meter, told, mark in zip(self._meters, waiting.told, waiting.marks, strict=True):
             if told is not None:
@@ -176,6 +185,8 @@ class Admission:
             self.admit(now)
 
     def _end(self, waiting: Waiting, outcome: Outcome, now: float) -> None:
+        if not waiting.marks[0].is_sent:
+            self.send(waiting, now)
         marks, waiting.marks = waiting.marks, ()
         if outcome.latency_seconds is not None:
             self._concurrency.answered(outcome.latency_seconds, now)

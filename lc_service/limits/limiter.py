@@ -48,6 +48,10 @@ class Permit:
         """Let whoever waits look again; False where its event loop is closed."""
         return self.alarm is None or self.alarm()
 
+    def send(self) -> None:
+        """Say that the request goes out now; never blocks."""
+        self._limiter.post(self._limiter.admission.send, self)
+
     def see(self, headers: Mapping[str, str]) -> None:
         """Show the headers of the response; never blocks."""
         self._limiter.post(self._limiter.admission.see, self, headers)

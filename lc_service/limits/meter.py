@@ -14,6 +14,10 @@ from lc_service.limits.pace import Pace
 from lc_service.limits.throughput import Throughput
 from lc_service.limits.told import Dimension, Told
 
+_SPAN_SECONDS, _LONG_SPAN_SECONDS = 0.25, 4.0
+"""Two looks at what came through: of the last two seconds, and for slow limits of the last half minute."""
+_TELLING_REQUESTS = 5
+
 
 class Meter:
     """What is known of one limit; not thread-safe.
@@ -25,8 +29,8 @@ class Meter:
     """
 
     __slots__ = (
-        "_cap_per_second", "_congestion", "_cut_at", "_sent", "cap_per_minute", "dimension", "mirror", "pace",
-        "through",
+        "_admitted", "_cap_per_second", "_congestion", "_cut_at", "_sent", "_through", "_through_long",
+        "cap_per_minute", "dimension", "mirror", "pace",
     )  # fmt: skip
 
     def __init__(self, dimension: Dimension, cap_per_minute: float | None, now: float) -> None:
@@ -34,10 +38,12 @@ class Meter:
         self.cap_per_minute = cap_per_minute
         self.mirror: Mirror | None = None
         self.pace = Pace(1.0 if dimension == "requests" else 0.0)
-        self.through = Throughput()
+        self._through = Throughput(_SPAN_SECONDS)
+        self._through_long = Throughput(_LONG_SPAN_SECONDS)
         self._cap_per_second = None if cap_per_minute is None else cap_per_minute / 60
         self._congestion: Congestion | None = None
         self._cut_at = 0.0
+        self._admitted = 0.0
         self._sent = 0.0
         if self._cap_per_second is not None:
             self.pace.set_rate(self._cap_per_second, 0.0, now)
@@ -62,8 +68,8 @@ class Meter:
         )
 
     def take(self, units: float, now: float) -> Mark:
-        """Send something of `units`, and return the mark to show when it is answered."""
-        self._sent += units
+        """Admit something of `units`; what it returns is to be shown when that is sent, and answered."""
+        self._admitted += units
         ratio = 1.0
         is_trial = False
         if self.mirror is not None:
@@ -74,18 +80,25 @@ class Meter:
             self.pace.begin_trial()
         else:
             self.pace.take(units * ratio, now)
-        return Mark(now, self._sent, units, is_trial)
+        return Mark(units, is_trial, now)
+
+    def send(self, mark: Mark, now: float) -> Mark:
+        """Take note that it goes out now: with many admitted at once, the last does so much later."""
+        if mark.is_sent:
+            return mark
+        self._sent += mark.cost
+        return mark._replace(at=now, sent=self._sent, is_sent=True)
 
     def see(self, told: Told, mark: Mark, now: float) -> None:
         """Learn from a response's headers."""
         if self.mirror is None:
             # a request is one request; of tokens, servers have ideas of their own
             least_ratio = 1.0 if self.dimension == "requests" else MIN_TOKEN_RATIO
-            self.mirror = Mirror(told, mark, self._sent, now, least_ratio=least_ratio)
+            self.mirror = Mirror(told, mark, self._admitted, now, least_ratio=least_ratio)
         else:
             if told.limit > self.mirror.limit:
                 self._congestion = None  # a new limit: what was found of the old one is void
-            self.mirror.see(told, mark, self._sent, now)
+            self.mirror.see(told, mark, self._admitted, now)
         self._follow(now)
 
     def _follow(self, now: float) -> None:
@@ -100,16 +113,17 @@ class Meter:
             else:
                 rates.append(min(found, self._most_tried(now)))
         if rates:
-            self.pace.set_rate(min(rates), self._sent, now)
+            self.pace.set_rate(min(rates), self._admitted, now)
 
     def _most_tried(self, now: float) -> float:
         """Return twice of what came through: where less was asked for, nothing tells how much more would."""
-        through = self.through.rate_per_second(now)
+        through = self._through_long.rate_per_second(now)
         return math.inf if through is None else max(2 * through, self.pace.capacity)
 
     def admitted(self, mark: Mark, now: float) -> None:
         """Take note that a request came through."""
-        self.through.add(mark.cost, now)
+        self._through.add(mark.cost, now)
+        self._through_long.add(mark.cost, now)
         if mark.is_trial:
             self.pace.end_trial(mark.cost, is_admitted=True)
 
@@ -139,14 +153,16 @@ class Meter:
         if self.mirror is not None and was_trying:
             self.pace.doubt(now)
             return
-        self._cut(now)
+        self._cut(mark.cost, now)
 
-    def _cut(self, now: float) -> None:
+    def _cut(self, units: float, now: float) -> None:
         self.pace.shorten()
-        rates = [self.through.rate_per_second(now), self.pace.rate_per_second]
-        known = [rate for rate in rates if rate]
-        if known:
-            self._congestion = Congestion(min(known), now)
+        # One or two that were rejected in a quiet time say nothing of a rate: the retry waits for them.
+        least = _TELLING_REQUESTS * units
+        through = self._through.rate_per_second(now, least) or self._through_long.rate_per_second(now, least)
+        if through is not None:
+            rate = self.pace.rate_per_second
+            self._congestion = Congestion(through if rate is None else min(through, rate), now)
             self._follow(now)
 
     def give_back(self, units: float) -> None:

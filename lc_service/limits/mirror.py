@@ -33,16 +33,18 @@ class Mark(NamedTuple):
     """Where the count of what was sent stood when a request went out.
 
     Attributes:
-        at: When that was.
-        sent: Units sent so far, the request's own included.
         cost: The request's own units.
         is_trial: Whether it was sent to learn if the server lets more through than the pace.
+        at: When it went out; until then, when it was admitted.
+        sent: Units sent until then, its own included.
+        is_sent: Whether it went out.
     """
 
-    at: float
-    sent: float
     cost: float
     is_trial: bool
+    at: float
+    sent: float = 0.0
+    is_sent: bool = False
 
 
 class Mirror:
@@ -58,7 +60,7 @@ class Mirror:
         limit: The limit as it was told.
     """
 
-    def __init__(self, told: Told, mark: Mark, sent: float, now: float, *, least_ratio: float) -> None:
+    def __init__(self, told: Told, mark: Mark, admitted: float, now: float, *, least_ratio: float) -> None:
         self.ratio = 1.0
         self._least_ratio = least_ratio
         self._margin_seconds = _MARGIN_SECONDS
@@ -69,20 +71,20 @@ class Mirror:
         self._updated_at = self._look_began_at = self._surprised_at = now
         self._least_off = math.inf
         self._newest_at = mark.at
-        self._level = self._estimate(told.remaining, mark, sent, now)
+        self._level = self._estimate(told.remaining, mark, admitted, now)
 
     def _adopt(self, told: Told) -> None:
         self.limit = told.limit
         self.rate_per_second = told.rate_per_second
         self.capacity = told.capacity
 
-    def see(self, told: Told, mark: Mark, sent: float, now: float) -> None:
+    def see(self, told: Told, mark: Mark, admitted: float, now: float) -> None:
         """Correct the level by a response.
 
         Args:
             told: What it tells.
             mark: The request that it answers.
-            sent: Units that have been sent by now.
+            admitted: Units that have been sent by now, or are about to be.
             now: The time.
         """
         if told.limit != self.limit:
@@ -93,7 +95,7 @@ class Mirror:
             self.capacity = max(told.remaining, min(self.capacity, told.capacity))
         self._learn_ratio(told.remaining, mark)
         self._refill(now)
-        off = self._estimate(told.remaining, mark, sent, now) - self._level
+        off = self._estimate(told.remaining, mark, admitted, now) - self._level
         if off < 0:
             self._level += off
         elif mark.at < self._newest_at - _OVERTAKING_SECONDS:
@@ -108,9 +110,9 @@ class Mirror:
             self._least_off = math.inf
             self._look_began_at = now
 
-    def _estimate(self, remaining: float, mark: Mark, sent: float, now: float) -> float:
+    def _estimate(self, remaining: float, mark: Mark, admitted: float, now: float) -> float:
         """Return the level now of a bucket that had `remaining` when the request of `mark` came."""
-        level = remaining + (now - mark.at) * self.rate_per_second - (sent - mark.sent) * self.ratio
+        level = remaining + (now - mark.at) * self.rate_per_second - (admitted - mark.sent) * self.ratio
         return min(level, self.capacity + self._margin)
 
     def _learn_ratio(self, remaining: float, mark: Mark) -> None:

@@ -190,6 +190,12 @@ class Attempt(Evidence):
             "is_retry": self._number > 1,
         }
 
+    def on_send(self) -> None:
+        """Take note that the request goes out, and let the limiter know."""
+        super().on_send()
+        if self._permit is not None:
+            self._permit.send()
+
     def on_response(self, response: httpx2.Response) -> None:
         """Take note of the response's head, and let the limiter learn from it."""
         super().on_response(response)
