@@ -95,10 +95,10 @@ def test_each_kind_of_fault_alone_is_survived_and_counted(
     assert outcome.retries or fault == Fault("slow", delay_seconds=0.5)
 
 
-def test_rate_limits_are_met_and_survived() -> None:
-    outcome = run(replace(FAST, faults=0.0, requests_per_minute=1200), count=30)
+def test_rate_limits_are_kept() -> None:
+    outcome = run(replace(FAST, faults=0.0, requests_per_minute=1200), count=40)
     assert outcome.is_right
-    assert set(outcome.retries) == {"rate_limit"}
+    assert sum(outcome.retries.values()) <= 4  # 40 at once against a burst of 20
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ from typing import NamedTuple, Protocol
 
 from lc_service.limits.concurrency import Concurrency
 from lc_service.limits.meter import Meter
-from lc_service.limits.mirror import Mark
+from lc_service.limits.mirror import OVERTAKING_SECONDS, Mark
 from lc_service.limits.rate_limits import RateLimits
 from lc_service.limits.told import DIMENSIONS, Dimension, Told, read_told
 
 MAX_PAUSE_SECONDS = 60.0
 """The longest pause that a single Retry-After is worth: after it, one request asks again."""
+_BLIND_PAUSE_SECONDS = 0.1
 _RELEASE_JITTER = 0.1
 """Share of a pause by which clients that were told the same pause are spread out after it."""
 _SOONER_SECONDS = 0.001
@@ -80,6 +81,7 @@ class Admission:
         self._places: dict[Hashable, int] = {}
         self._line: OrderedDict[Waiting, None] = OrderedDict()
         self._paused_until = now
+        self._paused_by: Mark | None = None
 
     @property
     def waiting_count(self) -> int:
@@ -199,6 +201,7 @@ class Admission:
         for meter, mark in zip(self._meters, marks, strict=True):
             if outcome.is_admitted:
                 meter.admitted(mark, now)
+                self._end_pause(mark, now)
             elif not outcome.is_rejected:
                 meter.void(mark)
         if outcome.is_rejected:
@@ -214,10 +217,20 @@ class Admission:
                 meter.rejected(mark, said, now)
             else:
                 meter.void(mark)
-        if outcome.retry_after_seconds is not None:
-            pause = min(outcome.retry_after_seconds, MAX_PAUSE_SECONDS)
+        pause = outcome.retry_after_seconds
+        if pause is None and not any(meter.is_paced for meter in self._meters):
+            pause = _BLIND_PAUSE_SECONDS  # nothing else would hold the others back
+        if pause is not None:
+            pause = min(pause, MAX_PAUSE_SECONDS)
             pause *= 1 + _RELEASE_JITTER * random.random()  # noqa: S311  jitter, not cryptography
             self._paused_until = max(self._paused_until, now + pause)
+            self._paused_by = marks[0]
+
+    def _end_pause(self, mark: Mark, now: float) -> None:
+        """End it by proof: a request was let in that had been sent after the one that was told to wait."""
+        if self._paused_by is not None and mark.at > self._paused_by.at + OVERTAKING_SECONDS:
+            self._paused_by = None
+            self._paused_until = now
 
 
 def _units(waiting: Waiting) -> tuple[float, float]:

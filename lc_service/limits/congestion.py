@@ -8,27 +8,85 @@ from __future__ import annotations
 
 import math
 
+from lc_service.limits.throughput import Throughput
+
 _CUT = 0.85
 _GROWTH = 0.01
 """Share of the rate by which it is off the plateau, one second before and after it."""
 _PLATEAU_SECONDS = math.cbrt((1 - _CUT) / _GROWTH)
 
+_SPAN_SECONDS, _LONG_SPAN_SECONDS = 0.25, 4.0
+"""Two looks at what came through: of the last two seconds, and for slow limits of the last half minute."""
+_TELLING_REQUESTS = 5
+"""How many must have come through before a rate is read off them."""
+_FEW_SHARE, _MOST_SHARE = 0.03, 0.3
+"""Rejected for one that came through: fewer tell of no limit, and with more there is no time to lose."""
+_CUT_EVERY_SECONDS = 0.5
+_FUTILE_CUTS = 6
+_FUTILE_SECONDS = 30.0
+
 
 class Congestion:
-    """A rate that was found by meeting its end; not thread-safe.
+    """A rate that is found by meeting its end; not thread-safe."""
 
-    Args:
-        rate_per_second: What came through when the limit was met.
-        now: When that was.
-    """
+    __slots__ = ("_cut_at", "_cuts", "_ignored_until", "_plateau", "_rejected", "_through", "_through_long")
 
-    __slots__ = ("_met_at", "_plateau")
+    def __init__(self) -> None:
+        self._rejected = Throughput(_SPAN_SECONDS)
+        self._through = Throughput(_SPAN_SECONDS)
+        self._through_long = Throughput(_LONG_SPAN_SECONDS)
+        self._plateau: float | None = None
+        self._cut_at = -math.inf
+        self._cuts = 0
+        self._ignored_until = -math.inf
 
-    def __init__(self, rate_per_second: float, now: float) -> None:
-        self._plateau = rate_per_second
-        self._met_at = now
+    def admitted(self, units: float, now: float) -> None:
+        """Take note of what came through."""
+        self._through.add(units, now)
+        self._through_long.add(units, now)
 
-    def rate_per_second(self, now: float) -> float:
-        """Return what to send a second at `now`."""
-        off_seconds = now - self._met_at - _PLATEAU_SECONDS
-        return self._plateau * (1 + _GROWTH * off_seconds**3)
+    def rejected(self, units: float, sent_at: float, rate_per_second: float | None, now: float) -> bool:
+        """Take note of a rejection, and say whether it is one to go slower for.
+
+        Args:
+            units: What was rejected.
+            sent_at: When it was sent: what was sent before a cut is the same congestion.
+            rate_per_second: The rate that is kept to now.
+            now: The time.
+        """
+        self._rejected.add(units, now)
+        least = _TELLING_REQUESTS * units
+        through = self._through.rate_per_second(now, least) or self._through_long.rate_per_second(now, least)
+        if through is None or sent_at < self._cut_at or now < self._ignored_until:
+            return False  # a few that were rejected in a quiet time: the retry waits for them
+        share = self._rejected.units(now) / max(self._through.units(now), units)
+        since_seconds = now - self._cut_at
+        if share < _FEW_SHARE or (share < _MOST_SHARE and since_seconds < _CUT_EVERY_SECONDS):
+            return False
+        if since_seconds >= _CUT_EVERY_SECONDS:
+            self._cuts = (
+                self._cuts + 1 if since_seconds < 2 * _PLATEAU_SECONDS and share >= _MOST_SHARE else 0
+            )
+        if self._cuts >= _FUTILE_CUTS:
+            # As many are rejected however slow it goes: they are not rejected for their rate.
+            self._cuts = 0
+            self._ignored_until = now + _FUTILE_SECONDS
+            self.forget()
+            return False
+        self._cut_at = now
+        self._plateau = through if rate_per_second is None else min(through, rate_per_second)
+        return True
+
+    def rate_per_second(self, now: float) -> float | None:
+        """Return what to send a second at `now`; None where no end was met."""
+        if self._plateau is None:
+            return None
+        off_seconds = now - self._cut_at - _PLATEAU_SECONDS
+        found = self._plateau * (1 + _GROWTH * off_seconds**3)
+        # Where less is asked for than allowed, nothing tells how much more would be.
+        through = self._through_long.rate_per_second(now)
+        return found if through is None else min(found, max(2 * through, self._plateau))
+
+    def forget(self) -> None:
+        """Keep to no rate, until the next end is met."""
+        self._plateau = None

@@ -11,12 +11,7 @@ import math
 from lc_service.limits.congestion import Congestion
 from lc_service.limits.mirror import MIN_TOKEN_RATIO, Mark, Mirror
 from lc_service.limits.pace import Pace
-from lc_service.limits.throughput import Throughput
 from lc_service.limits.told import Dimension, Told
-
-_SPAN_SECONDS, _LONG_SPAN_SECONDS = 0.25, 4.0
-"""Two looks at what came through: of the last two seconds, and for slow limits of the last half minute."""
-_TELLING_REQUESTS = 5
 
 
 class Meter:
@@ -29,8 +24,8 @@ class Meter:
     """
 
     __slots__ = (
-        "_admitted", "_cap_per_second", "_congestion", "_cut_at", "_sent", "_through", "_through_long",
-        "cap_per_minute", "dimension", "mirror", "pace",
+        "_admitted", "_cap_per_second", "_congestion", "_doubted_at", "_sent", "cap_per_minute", "dimension",
+        "mirror", "pace",
     )  # fmt: skip
 
     def __init__(self, dimension: Dimension, cap_per_minute: float | None, now: float) -> None:
@@ -38,20 +33,24 @@ class Meter:
         self.cap_per_minute = cap_per_minute
         self.mirror: Mirror | None = None
         self.pace = Pace(1.0 if dimension == "requests" else 0.0)
-        self._through = Throughput(_SPAN_SECONDS)
-        self._through_long = Throughput(_LONG_SPAN_SECONDS)
         self._cap_per_second = None if cap_per_minute is None else cap_per_minute / 60
-        self._congestion: Congestion | None = None
-        self._cut_at = 0.0
+        self._congestion = Congestion()
+        self._doubted_at = -math.inf
         self._admitted = 0.0
         self._sent = 0.0
         if self._cap_per_second is not None:
             self.pace.set_rate(self._cap_per_second, 0.0, now)
 
+    @property
+    def is_paced(self) -> bool:
+        """Whether there is a rate to keep to."""
+        return self.pace.rate_per_second is not None
+
     def seconds_until(self, units: float, now: float) -> float:
         """Return the time until `units` may be sent."""
-        if self._congestion is not None:
-            self._follow(now)
+        found = self._congestion.rate_per_second(now)
+        if found is not None:
+            self._follow(found, now)
         mirror = self.mirror
         if mirror is None:
             return self.pace.seconds_until(units, now)
@@ -64,7 +63,10 @@ class Meter:
     def _may_try(self, now: float) -> bool:
         has_more = self.mirror is not None and self.mirror.capacity > self.pace.capacity
         return (
-            has_more and self._congestion is None and self._cap_per_second is None and self.pace.may_try(now)
+            has_more
+            and self._cap_per_second is None
+            and self._congestion.rate_per_second(now) is None
+            and self.pace.may_try(now)
         )
 
     def take(self, units: float, now: float) -> Mark:
@@ -97,33 +99,25 @@ class Meter:
             self.mirror = Mirror(told, mark, self._admitted, now, least_ratio=least_ratio)
         else:
             if told.limit > self.mirror.limit:
-                self._congestion = None  # a new limit: what was found of the old one is void
+                self._congestion.forget()  # a new limit: what was found of the old one is void
             self.mirror.see(told, mark, self._admitted, now)
-        self._follow(now)
+        self._follow(self._congestion.rate_per_second(now), now)
 
-    def _follow(self, now: float) -> None:
+    def _follow(self, found: float | None, now: float) -> None:
         """Set the pace by the least rate that is known."""
         rates = [] if self.mirror is None else [self.mirror.rate_per_second]
         if self._cap_per_second is not None:
             rates.append(self._cap_per_second)
-        if self._congestion is not None:
-            found = self._congestion.rate_per_second(now)
-            if rates and found >= min(rates):
-                self._congestion = None  # it is not what holds the pace back any more
-            else:
-                rates.append(min(found, self._most_tried(now)))
+        if found is not None and rates and found >= min(rates):
+            self._congestion.forget()  # it is not what holds the pace back any more
+        elif found is not None:
+            rates.append(found)
         if rates:
             self.pace.set_rate(min(rates), self._admitted, now)
 
-    def _most_tried(self, now: float) -> float:
-        """Return twice of what came through: where less was asked for, nothing tells how much more would."""
-        through = self._through_long.rate_per_second(now)
-        return math.inf if through is None else max(2 * through, self.pace.capacity)
-
     def admitted(self, mark: Mark, now: float) -> None:
         """Take note that a request came through."""
-        self._through.add(mark.cost, now)
-        self._through_long.add(mark.cost, now)
+        self._congestion.admitted(mark.cost, now)
         if mark.is_trial:
             self.pace.end_trial(mark.cost, is_admitted=True)
 
@@ -147,23 +141,13 @@ class Meter:
             if told is not None and told.remaining < mark.cost * self.mirror.ratio:
                 self.mirror.rejected(mark, now)
                 return  # as its headers say: the level has been corrected by them
-        if mark.at < self._cut_at:
-            return  # sent before the last cut: the same congestion
-        self._cut_at = now
         if self.mirror is not None and was_trying:
-            self.pace.doubt(now)
-            return
-        self._cut(mark.cost, now)
-
-    def _cut(self, units: float, now: float) -> None:
-        self.pace.shorten()
-        # One or two that were rejected in a quiet time say nothing of a rate: the retry waits for them.
-        least = _TELLING_REQUESTS * units
-        through = self._through.rate_per_second(now, least) or self._through_long.rate_per_second(now, least)
-        if through is not None:
-            rate = self.pace.rate_per_second
-            self._congestion = Congestion(through if rate is None else min(through, rate), now)
-            self._follow(now)
+            if mark.at >= self._doubted_at:
+                self._doubted_at = now
+                self.pace.doubt(now)
+        elif self._congestion.rejected(mark.cost, mark.at, self.pace.rate_per_second, now):
+            self.pace.shorten()
+            self._follow(self._congestion.rate_per_second(now), now)
 
     def give_back(self, units: float) -> None:
         """Return what was charged and not used, where the server's own headers do not tell it."""

@@ -17,7 +17,7 @@ _RATIO_LOOK_SECONDS, _RATIO_SECONDS = 1.0, 4.0
 _RATIO_PRIOR_SECONDS = 0.1
 _LOOK_SECONDS = 0.25
 """How long responses are looked at before the level is raised."""
-_OVERTAKING_SECONDS = 0.05
+OVERTAKING_SECONDS = 0.05
 """How much later a request may come to the server than one that was sent after it."""
 _SURPRISE_RATIO = 1.25
 _ENOUGH = 1e-6
@@ -98,7 +98,7 @@ class Mirror:
         off = self._estimate(told.remaining, mark, admitted, now) - self._level
         if off < 0:
             self._level += off
-        elif mark.at < self._newest_at - _OVERTAKING_SECONDS:
+        elif mark.at < self._newest_at - OVERTAKING_SECONDS:
             return  # an old picture: too much may have happened since
         self._newest_at = max(self._newest_at, mark.at)
         self._raise(max(0.0, off), now)

@@ -38,6 +38,12 @@ class Throughput:
         units = sum(self._spans)
         return units / seen_seconds if seen_seconds >= span_seconds and units >= least_units else None
 
+    def units(self, now: float) -> float:
+        """Return the sum."""
+        if self._span is not None:
+            self._advance(now)
+        return sum(self._spans)
+
     def _advance(self, now: float) -> None:
         span = int(now / self._span_seconds)
         if self._span is None:
