@@ -30,15 +30,13 @@ class Served:
         rejections: 429s for the limits' sake, not those that are faults.
         billed: Answers generated, each of which costs.
         changed_at: Seconds after the first request at which the limits changed.
-        admitted_at: Seconds after the first request at which requests were admitted.
-        arrived_at: The same for all requests.
+        arrived_at: Seconds after the first request at which requests arrived, rejected ones too.
     """
 
     requests: int
     rejections: int
     billed: int
     changed_at: tuple[float, ...] = ()
-    admitted_at: tuple[float, ...] = ()
     arrived_at: tuple[float, ...] = ()
 
 
@@ -121,6 +119,5 @@ def _look(simulator: Simulator, moments: Sequence[float]) -> Served:
         rejections=sum(one.status == 429 and one.fault is None for one in seen),
         billed=simulator.bill.requests,
         changed_at=tuple(moments),
-        admitted_at=tuple(one.arrived_at_seconds - began for one in seen if one.status == 200),
         arrived_at=tuple(one.arrived_at_seconds - began for one in seen),
     )
