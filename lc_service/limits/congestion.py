@@ -22,14 +22,18 @@ _TELLING_REQUESTS = 5
 _FEW_SHARE, _MOST_SHARE = 0.03, 0.3
 """Rejected for one that came through: fewer tell of no limit, and with more there is no time to lose."""
 _CUT_EVERY_SECONDS = 0.5
-_FUTILE_CUTS = 6
-_FUTILE_SECONDS = 30.0
+_DEEPEST_CUT = 0.25
+"""Of what came through in two seconds, burst included: the least that is gone on with for now."""
+_FUTILE_AFTER_SECONDS, _FUTILE_SECONDS = 4.0, 30.0
+"""Cut for so long, and as many rejected as ever: it is not the rate, and nothing is cut for a while."""
 
 
 class Congestion:
     """A rate that is found by meeting its end; not thread-safe."""
 
-    __slots__ = ("_cut_at", "_cuts", "_ignored_until", "_plateau", "_rejected", "_through", "_through_long")
+    __slots__ = (
+        "_cut_at", "_futile_since", "_ignored_until", "_plateau", "_rejected", "_through", "_through_long",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._rejected = Throughput(_SPAN_SECONDS)
@@ -37,7 +41,7 @@ class Congestion:
         self._through_long = Throughput(_LONG_SPAN_SECONDS)
         self._plateau: float | None = None
         self._cut_at = -math.inf
-        self._cuts = 0
+        self._futile_since = -math.inf
         self._ignored_until = -math.inf
 
     def admitted(self, units: float, now: float) -> None:
@@ -63,18 +67,15 @@ class Congestion:
         since_seconds = now - self._cut_at
         if share < _FEW_SHARE or (share < _MOST_SHARE and since_seconds < _CUT_EVERY_SECONDS):
             return False
-        if since_seconds >= _CUT_EVERY_SECONDS:
-            self._cuts = (
-                self._cuts + 1 if since_seconds < 2 * _PLATEAU_SECONDS and share >= _MOST_SHARE else 0
-            )
-        if self._cuts >= _FUTILE_CUTS:
-            # As many are rejected however slow it goes: they are not rejected for their rate.
-            self._cuts = 0
+        if share < _MOST_SHARE or since_seconds > _PLATEAU_SECONDS:
+            self._futile_since = now
+        elif now - self._futile_since >= _FUTILE_AFTER_SECONDS:
             self._ignored_until = now + _FUTILE_SECONDS
             self.forget()
             return False
         self._cut_at = now
-        self._plateau = through if rate_per_second is None else min(through, rate_per_second)
+        rate = through if rate_per_second is None else min(through, rate_per_second)
+        self._plateau = max(rate, _DEEPEST_CUT * through)
         return True
 
     def rate_per_second(self, now: float) -> float | None:

@@ -49,7 +49,7 @@ class Meter:
     def seconds_until(self, units: float, now: float) -> float:
         """Return the time until `units` may be sent."""
         found = self._congestion.rate_per_second(now)
-        if found is not None:
+        if self.is_paced or found is not None:
             self._follow(found, now)
         mirror = self.mirror
         if mirror is None:
@@ -114,6 +114,8 @@ class Meter:
             rates.append(found)
         if rates:
             self.pace.set_rate(min(rates), self._admitted, now)
+        else:
+            self.pace.rate_per_second = None
 
     def admitted(self, mark: Mark, now: float) -> None:
         """Take note that a request came through."""
