@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from lc_service.accounting.tracker import track_usage
     from lc_service.accounting.usage import TokenUsage
     from lc_service.accounting.usage_report import UsageReport
+    from lc_service.limits.circuit import CircuitBreaker
     from lc_service.models.chat import ReliableChatOpenAI
     from lc_service.models.embeddings import ReliableOpenAIEmbeddings
     from lc_service.retry.event import RetryEvent
     from lc_service.retry.exceptions import (
+        CircuitOpenError,
         MalformedResponseError,
         ResponseFailedError,
         TruncatedResponseError,
@@ -38,6 +40,8 @@ _HOME = {
     "AttemptRecord": "lc_service.accounting.record",
     "Budget": "lc_service.accounting.budget.budget",
     "BudgetExceeded": "lc_service.accounting.budget.exceeded",
+    "CircuitBreaker": "lc_service.limits.circuit",
+    "CircuitOpenError": "lc_service.retry.exceptions",
     "ConfigurationError": "lc_service.settings",
     "LedgerError": "lc_service.accounting.ledger.error",
     "MalformedResponseError": "lc_service.retry.exceptions",
@@ -65,6 +69,8 @@ __all__ = [
     "AttemptRecord",
     "Budget",
     "BudgetExceeded",
+    "CircuitBreaker",
+    "CircuitOpenError",
     "ConfigurationError",
     "LedgerError",
     "MalformedResponseError",

@@ -59,6 +59,7 @@ _REFUSED = frozenset(
         ErrorKind.INVALID_REQUEST,
         ErrorKind.CONFLICT,
         ErrorKind.CONFIGURATION,
+        ErrorKind.CIRCUIT_OPEN,
         ErrorKind.SERVER_ERROR,
     }
 )

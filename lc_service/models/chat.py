@@ -20,6 +20,7 @@ from langchain_core.runnables import RunnableConfig
 from lc_service.accounting.reported import read_result
 from lc_service.models.answer import mark_malformed, require_end
 from lc_service.models.chat_request import chat_request
+from lc_service.models.circuit import abehind, astream_behind, behind, gate_of, stream_behind
 from lc_service.models.configured_chat import ConfiguredChatOpenAI
 from lc_service.models.flow import limiter_of
 from lc_service.models.pipeline import AnyRunManager, Call
@@ -63,8 +64,10 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         rate_limits: `"auto"` learns the server's limits from its answers and keeps to them, together with
             all models of this process that use the same endpoint, key and model name; `RateLimits` caps what
             is learned, or shares it between processes; None sends at once.
+        circuit_breaker: When to leave a dead endpoint alone; None never does.
 
     Raises:
+        CircuitOpenError: The endpoint is taken for dead. Nothing has been sent.
         RequestExceedsLimitError: The call can never fit the limit of tokens a minute. Nothing has been sent.
         BudgetExceeded: The call does not fit into `budget`. Nothing has been sent.
         TruncatedResponseError: The end of an answer never came; what came is in `.partial`.
@@ -166,7 +169,8 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
                 return require_end(result, is_background=self._is_background(kwargs))
 
         with call:
-            return retry_call(self.retry, attempt, on_wait(call, self.rate_limiter))
+            guarded = behind(gate_of(self.circuit_breaker, call), attempt)
+            return retry_call(self.retry, guarded, on_wait(call, self.rate_limiter))
 
     async def _agenerate(
         self,
@@ -186,7 +190,8 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
                 return require_end(result, is_background=self._is_background(kwargs))
 
         with call:
-            return await aretry_call(self.retry, attempt, aon_wait(call, self.rate_limiter))
+            guarded = abehind(gate_of(self.circuit_breaker, call), attempt)
+            return await aretry_call(self.retry, guarded, aon_wait(call, self.rate_limiter))
 
     def _stream(
         self,
@@ -205,8 +210,9 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
                 choices=call.request.choices,
             )
 
+        guarded = stream_behind(gate_of(self.circuit_breaker, call), attempt)
         with call:
-            yield from retry_stream(self.retry, attempt, on_wait(call, self.rate_limiter), has_content)
+            yield from retry_stream(self.retry, guarded, on_wait(call, self.rate_limiter), has_content)
 
     async def _astream(
         self,
@@ -225,7 +231,8 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
                 choices=call.request.choices,
             )
 
-        retried = aretry_stream(self.retry, attempt, aon_wait(call, self.rate_limiter), has_content)
+        guarded = astream_behind(gate_of(self.circuit_breaker, call), attempt)
+        retried = aretry_stream(self.retry, guarded, aon_wait(call, self.rate_limiter), has_content)
         with call:
             async with aclosing(retried):  # or a stream that is left would end at the collector's convenience
                 async for chunk in retried:

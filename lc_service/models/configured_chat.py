@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, InstanceOf, field_validator, model_valid
 
 from lc_service.accounting.prompt import count_messages
 from lc_service.accounting.tokenizer import TokenEstimator, estimator_for
+from lc_service.limits.circuit import CircuitBreaker
 from lc_service.limits.rate_limits import LEARNED, read_rate_limits
 from lc_service.models.chat_request import wire_messages
 from lc_service.models.client import (
@@ -41,6 +42,7 @@ class ConfiguredChatOpenAI(ChatOpenAI):
     ledger: Any = Field(default=None, exclude=True)
     telemetry: Any = Field(default=None, exclude=True)
     rate_limits: Any = Field(default=LEARNED, exclude=True)
+    circuit_breaker: InstanceOf[CircuitBreaker] | None = Field(default_factory=CircuitBreaker, exclude=True)
     stream_usage: bool | None = True
 
     # What pydantic would show of a refused input may be the key.

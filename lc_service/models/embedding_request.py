@@ -21,8 +21,10 @@ from openai.types import CreateEmbeddingResponse
 from lc_service.accounting.prompt import estimate_texts, max_text_tokens
 from lc_service.accounting.reported import Reported, read_usage
 from lc_service.accounting.tokenizer import estimator_for
+from lc_service.limits.circuit import CircuitBreaker
 from lc_service.limits.limiter import RateLimiter
 from lc_service.models.answer import mark_malformed
+from lc_service.models.circuit import abehind, behind, gate_of
 from lc_service.models.pipeline import Call
 from lc_service.models.request import NO_ACCOUNTS, Accounts, Request
 from lc_service.models.run import aon_wait, on_wait
@@ -41,12 +43,14 @@ class Terms:
         callbacks: LangChain's, for every request.
         accounts: Budgets and ledgers.
         limiter: Tells which rate limiter a request goes through.
+        circuit_breaker: When to leave a dead endpoint alone.
     """
 
     retry: RetryWithExponentialBackoff
     callbacks: Any = None
     accounts: Accounts = NO_ACCOUNTS
     limiter: Callable[[Request], RateLimiter | None] = lambda _: None
+    circuit_breaker: CircuitBreaker | None = None
 
 
 class RetriedEmbeddings:
@@ -78,7 +82,8 @@ class RetriedEmbeddings:
 
         try:
             with call:
-                response = retry_call(terms.retry, attempt, on_wait(call))
+                guarded = behind(gate_of(terms.circuit_breaker, call), attempt)
+                response = retry_call(terms.retry, guarded, on_wait(call))
         except BaseException as error:
             run.on_llm_error(error)
             raise
@@ -112,7 +117,8 @@ class AsyncRetriedEmbeddings:
 
         try:
             with call:
-                response = await aretry_call(terms.retry, attempt, aon_wait(call))
+                guarded = abehind(gate_of(terms.circuit_breaker, call), attempt)
+                response = await aretry_call(terms.retry, guarded, aon_wait(call))
         except BaseException as error:
             await run.on_llm_error(error)
             raise

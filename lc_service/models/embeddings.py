@@ -14,6 +14,7 @@ from langchain_openai import OpenAIEmbeddings
 from langchain_openai.embeddings.base import MAX_TOKENS_PER_REQUEST
 from pydantic import ConfigDict, Field, InstanceOf, field_validator, model_validator
 
+from lc_service.limits.circuit import CircuitBreaker
 from lc_service.limits.rate_limits import LEARNED, read_rate_limits
 from lc_service.models.client import (
     async_client_options,
@@ -58,8 +59,10 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
         telemetry: A `Telemetry` that tells OpenTelemetry of every request.
         rate_limits: `"auto"` learns the server's limits and keeps to them; `RateLimits` caps what is learned,
             or shares it between processes; None sends at once.
+        circuit_breaker: When to leave a dead endpoint alone; None never does.
 
     Raises:
+        CircuitOpenError: The endpoint is taken for dead. Nothing has been sent.
         RequestExceedsLimitError: A request can never fit the limit of tokens a minute. It has not been sent.
         BudgetExceeded: A request does not fit into `budget`. It has not been sent.
         MalformedResponseError: A 200 that is no API answer, or has not one vector for each text.
@@ -75,6 +78,7 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
     ledger: Any = Field(default=None, exclude=True)
     telemetry: Any = Field(default=None, exclude=True)
     rate_limits: Any = Field(default=LEARNED, exclude=True)
+    circuit_breaker: InstanceOf[CircuitBreaker] | None = Field(default_factory=CircuitBreaker, exclude=True)
 
     # What pydantic would show of a refused input may be the key.
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -111,6 +115,7 @@ class ReliableOpenAIEmbeddings(OpenAIEmbeddings):
             callbacks=self.callbacks,
             accounts=accounts(self.budget, self.ledger, self.telemetry),
             limiter=lambda request: limiter_of(self, request),
+            circuit_breaker=self.circuit_breaker,
         )
 
     def with_retry(self, retry: RetryWithExponentialBackoff) -> Self:

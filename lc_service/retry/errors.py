@@ -21,6 +21,7 @@ from langchain_core import exceptions as lc
 from lc_service.retry.exceptions import (
     CODE_KINDS,
     TRANSIENT_KINDS,
+    CircuitOpenError,
     ErrorKind,
     MalformedResponseError,
     ResponseFailedError,
@@ -29,6 +30,7 @@ from lc_service.retry.exceptions import (
 from lc_service.retry.retry_after import retry_after_seconds
 
 __all__ = [
+    "CircuitOpenError",
     "ErrorKind",
     "MalformedResponseError",
     "ResponseFailedError",
@@ -129,6 +131,8 @@ def _own_kind(exc: BaseException) -> ErrorKind | None:
         return ErrorKind.CANCELLED
     if isinstance(exc, TruncatedResponseError):
         return ErrorKind.TRUNCATED
+    if isinstance(exc, CircuitOpenError):
+        return ErrorKind.CIRCUIT_OPEN
     if isinstance(exc, MalformedResponseError) or _is_unreadable_200(exc):
         return ErrorKind.MALFORMED
     if isinstance(exc, ResponseFailedError):

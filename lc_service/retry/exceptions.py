@@ -1,6 +1,7 @@
 """The exceptions of this package, and the words for why an attempt failed.
 
 langchain_core ModelError
+├── CircuitOpenError            the endpoint is taken for dead: nothing was sent
 ├── TruncatedResponseError      the end of the answer never came; what did come is in `.partial`
 └── ModelAPIError
 ├── MalformedResponseError  a 200 that is not an answer (also a ValueError, as LangChain raises)
@@ -9,6 +10,7 @@ langchain_core ModelError
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,49 @@ from langchain_core import exceptions as lc
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
+
+
+class CircuitOpenError(lc.ModelError):
+    """Raise where an endpoint has failed so often that it is left alone. Nothing was sent or billed.
+
+    Not retried: a probe finds out when the endpoint is back. Where a retry of a call met this, its
+    `__cause__` is the failure that was to be retried.
+
+    Attributes:
+        endpoint: Scheme, host and port.
+        failures: Attempts that failed in a row.
+        since: When the first of them failed, in UTC.
+        retry_after_seconds: Until a probe may go; 0 while one is under way.
+        last_error_kind: Why the last of them failed.
+    """
+
+    is_retryable = False
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        failures: int,
+        since: datetime,
+        retry_after_seconds: float,
+        last_error_kind: ErrorKind,
+    ) -> None:
+        when = f"may go in {retry_after_seconds:.1f} s" if retry_after_seconds else "is under way"
+        super().__init__(
+            f"{endpoint} is taken for dead: {failures} attempts in a row have failed since "
+            f"{since:%Y-%m-%d %H:%M:%S} UTC, the last one by {last_error_kind}. Nothing was sent. A probe "
+            f"{when}; its success lets calls through again. Check the endpoint and the network. "
+            "with_fallbacks gives the model a stand-in, CircuitBreaker(is_patient=True) waits, and "
+            "circuit_breaker=None switches this off."
+        )
+        self.endpoint = endpoint
+        self.failures = failures
+        self.since = since
+        self.retry_after_seconds = retry_after_seconds
+        self.last_error_kind = last_error_kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), (), dict(self.__dict__))
 
 
 class TruncatedResponseError(lc.ModelError):
@@ -86,6 +131,7 @@ class ErrorKind(StrEnum):
     INVALID_REQUEST = "invalid_request"
     REFUSED_ANSWER = "refused_answer"
     CONFIGURATION = "configuration"
+    CIRCUIT_OPEN = "circuit_open"
     CANCELLED = "cancelled"
     UNKNOWN = "unknown"
 
