@@ -12,6 +12,7 @@ from typing import Any, Self
 import openai
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
 from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatResult
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai import ChatOpenAI
@@ -20,6 +21,7 @@ from pydantic import ConfigDict, Field, InstanceOf, field_validator, model_valid
 from lc_service.accounting.prompt import count_messages
 from lc_service.accounting.tokenizer import TokenEstimator, estimator_for
 from lc_service.limits.circuit import CircuitBreaker
+from lc_service.limits.hedge import Hedge
 from lc_service.limits.rate_limits import LEARNED, read_rate_limits
 from lc_service.models.chat_request import wire_messages
 from lc_service.models.client import (
@@ -29,6 +31,8 @@ from lc_service.models.client import (
     read_max_retries,
     require_sendable_key,
 )
+from lc_service.models.completions import AsyncPlainCompletions, PlainCompletions
+from lc_service.models.dump import CompletionDump
 from lc_service.retry.policy import RetryOn, RetryWithExponentialBackoff
 
 
@@ -43,6 +47,7 @@ class ConfiguredChatOpenAI(ChatOpenAI):
     telemetry: Any = Field(default=None, exclude=True)
     rate_limits: Any = Field(default=LEARNED, exclude=True)
     circuit_breaker: InstanceOf[CircuitBreaker] | None = Field(default_factory=CircuitBreaker, exclude=True)
+    hedge: InstanceOf[Hedge] | None = Field(default=None, exclude=True)
     stream_usage: bool | None = True
 
     # What pydantic would show of a refused input may be the key.
@@ -78,11 +83,27 @@ class ConfiguredChatOpenAI(ChatOpenAI):
         require_sendable_key(self)
         if isinstance(self.root_client, openai.OpenAI):
             self.root_client = self.root_client.with_options(**client_options(self))
-            self.client = self.root_client.chat.completions
+            self.client = self._completions(self.root_client, PlainCompletions)
         if isinstance(self.root_async_client, openai.AsyncOpenAI):
             self.root_async_client = self.root_async_client.with_options(**async_client_options(self))
-            self.async_client = self.root_async_client.chat.completions
+            self.async_client = self._completions(self.root_async_client, AsyncPlainCompletions)
         return self
+
+    def _completions(self, client: Any, plain: Callable[[Any], object]) -> object:
+        """Return the resource that LangChain asks: the plain one where nobody but us reads its answers."""
+        is_ours = type(self)._create_chat_result.__module__.startswith("lc_service.")
+        is_plain = is_ours and type(client) in (openai.OpenAI, openai.AsyncOpenAI)
+        return plain(client) if is_plain else client.chat.completions
+
+    def _create_chat_result(
+        self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
+    ) -> ChatResult:
+        result = super()._create_chat_result(response, generation_info)
+        if isinstance(response, CompletionDump) and result.generations:
+            # LangChain takes it from the SDK's model only.
+            refusal = response["choices"][0]["message"]["refusal"]
+            result.generations[0].message.additional_kwargs["refusal"] = refusal
+        return result
 
     def with_retry(  # type: ignore[override]
         self,
