@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from lc_service.accounting.usage import TokenUsage
     from lc_service.accounting.usage_report import UsageReport
     from lc_service.limits.circuit import CircuitBreaker
+    from lc_service.limits.hedge import Hedge
+    from lc_service.limits.rate_limits import RateLimits
     from lc_service.models.chat import ReliableChatOpenAI
     from lc_service.models.embeddings import ReliableOpenAIEmbeddings
     from lc_service.retry.event import RetryEvent
     from lc_service.retry.exceptions import (
         CircuitOpenError,
         MalformedResponseError,
+        RequestExceedsLimitError,
         ResponseFailedError,
         TruncatedResponseError,
     )
@@ -43,12 +46,15 @@ _HOME = {
     "CircuitBreaker": "lc_service.limits.circuit",
     "CircuitOpenError": "lc_service.retry.exceptions",
     "ConfigurationError": "lc_service.settings",
+    "Hedge": "lc_service.limits.hedge",
     "LedgerError": "lc_service.accounting.ledger.error",
     "MalformedResponseError": "lc_service.retry.exceptions",
     "ModelPrice": "lc_service.accounting.pricing.cost",
     "OpenAIService": "lc_service.service",
+    "RateLimits": "lc_service.limits.rate_limits",
     "ReliableChatOpenAI": "lc_service.models.chat",
     "ReliableOpenAIEmbeddings": "lc_service.models.embeddings",
+    "RequestExceedsLimitError": "lc_service.retry.exceptions",
     "ResponseFailedError": "lc_service.retry.exceptions",
     "RetryEvent": "lc_service.retry.event",
     "RetryQuota": "lc_service.retry.quota",
@@ -72,12 +78,15 @@ __all__ = [
     "CircuitBreaker",
     "CircuitOpenError",
     "ConfigurationError",
+    "Hedge",
     "LedgerError",
     "MalformedResponseError",
     "ModelPrice",
     "OpenAIService",
+    "RateLimits",
     "ReliableChatOpenAI",
     "ReliableOpenAIEmbeddings",
+    "RequestExceedsLimitError",
     "ResponseFailedError",
     "RetryEvent",
     "RetryQuota",

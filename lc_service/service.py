@@ -22,6 +22,7 @@ from lc_service import clock
 from lc_service.accounting.token_counter import TokenCounter
 from lc_service.accounting.usage_report import UsageReport
 from lc_service.completion import ChatCompletion, Messages, completion, read_messages, text_list
+from lc_service.limits.rate_limits import RateLimits
 from lc_service.models.chat import ReliableChatOpenAI
 from lc_service.models.embeddings import ReliableOpenAIEmbeddings
 from lc_service.retry.errors import classify
@@ -57,6 +58,9 @@ class OpenAIService:
         ledger: A `UsageLedger`, or its file or URL, that keeps a row for every attempt; `LC_SERVICE_LEDGER`
             where None; False for none in any case.
         telemetry: A `Telemetry` that tells OpenTelemetry of every call.
+        rate_limits: `"auto"` learns the server's limits and keeps to them, below the caps that the settings
+            may have (`LC_SERVICE_REQUESTS_PER_MINUTE` and its kin); `RateLimits` in their place; None sends
+            everything at once.
 
     Raises:
         ConfigurationError: The key is missing, or a setting is wrong. Nothing has been sent.
@@ -81,6 +85,7 @@ class OpenAIService:
         budget: Budget | Sequence[Budget] | None = None,
         ledger: UsageLedger | str | PathLike[str] | Literal[False] | None = None,
         telemetry: Telemetry | None = None,
+        rate_limits: RateLimits | Literal["auto"] | None = "auto",
     ) -> None:
         self._settings = ServiceSettings.load(
             api_key=api_key,
@@ -95,6 +100,7 @@ class OpenAIService:
         self._counter = TokenCounter()
         self.ledger = _open_ledger(self._settings.ledger if ledger is None else ledger)
         self._telemetry = telemetry
+        self._rate_limits = self._settings.rate_limits() if rate_limits == "auto" else rate_limits
         self.budget = _set_budget(self._settings.budget_usd) if budget is None else budget
         self.chat_model = ReliableChatOpenAI(model=self._settings.model, **self._common())
         if self._settings.temperature is not None and self._takes_temperature:
@@ -111,6 +117,7 @@ class OpenAIService:
             "budget": self.budget,
             "ledger": self.ledger,
             "telemetry": self._telemetry,
+            "rate_limits": self._rate_limits,
         }
         if settings.timeout_seconds is not None:
             common["timeout"] = settings.timeout_seconds

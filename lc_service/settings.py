@@ -11,6 +11,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lc_service.limits.rate_limits import RateLimits
 from lc_service.retry.policy import RetryWithExponentialBackoff
 
 _OPENAI_URL = "https://api.openai.com/v1"
@@ -66,6 +67,14 @@ class ServiceSettings(BaseSettings):
     budget_usd: Decimal | None = Field(
         None, ge=0, allow_inf_nan=False, description="What all calls together may cost, in USD."
     )
+    requests_per_minute: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Cap on the requests a minute; else learned alone."
+    )
+    tokens_per_minute: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Cap on the tokens a minute; else learned alone."
+    )
+    max_concurrency: int | None = Field(None, ge=1, description="Attempts under way at once; else found.")
+    redis_url: SecretStr | None = Field(None, description="A Redis that processes share the limits through.")
     ledger: str | None = Field(None, description="File or URL of the ledger that keeps every attempt.")
 
     @field_validator("api_key")
@@ -124,6 +133,19 @@ class ServiceSettings(BaseSettings):
         """What to give the SDK: it reads the variable itself where it gets no URL, even an empty one."""
         is_empty = os.environ.get("OPENAI_BASE_URL") == ""
         return _OPENAI_URL if self.base_url is None and is_empty else self.base_url
+
+    def rate_limits(self) -> RateLimits:
+        """Return the rate limits that these settings describe."""
+        url = self.redis_url
+        try:
+            return RateLimits(
+                requests_per_minute=self.requests_per_minute,
+                tokens_per_minute=self.tokens_per_minute,
+                max_concurrency=self.max_concurrency,
+                redis_url=None if url is None else url.get_secret_value(),
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"Wrong setting: LC_SERVICE_REDIS_URL: {error}") from None
 
     def retry_policy(self) -> RetryWithExponentialBackoff:
         """Return the retry policy that these settings describe."""

@@ -14,10 +14,10 @@ from typing import Any
 
 from lc_service import clock
 from lc_service.limits.admission import Admission, Outcome
-from lc_service.limits.exceeded import RequestExceedsLimitError
 from lc_service.limits.mirror import Mark
 from lc_service.limits.rate_limits import LEARNED, RateLimits
 from lc_service.limits.told import Told
+from lc_service.retry.exceptions import RequestExceedsLimitError
 
 
 class Permit:

@@ -24,6 +24,7 @@ from lc_service.retry.exceptions import (
     CircuitOpenError,
     ErrorKind,
     MalformedResponseError,
+    RequestExceedsLimitError,
     ResponseFailedError,
     TruncatedResponseError,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "CircuitOpenError",
     "ErrorKind",
     "MalformedResponseError",
+    "RequestExceedsLimitError",
     "ResponseFailedError",
     "TruncatedResponseError",
     "Verdict",
@@ -133,6 +135,8 @@ def _own_kind(exc: BaseException) -> ErrorKind | None:
         return ErrorKind.TRUNCATED
     if isinstance(exc, CircuitOpenError):
         return ErrorKind.CIRCUIT_OPEN
+    if isinstance(exc, RequestExceedsLimitError):
+        return ErrorKind.REQUEST_TOO_LARGE
     if isinstance(exc, MalformedResponseError) or _is_unreadable_200(exc):
         return ErrorKind.MALFORMED
     if isinstance(exc, ResponseFailedError):

@@ -2,6 +2,7 @@
 
 langchain_core ModelError
 ├── CircuitOpenError            the endpoint is taken for dead: nothing was sent
+├── RequestExceedsLimitError    no waiting makes it fit the limit of tokens: nothing was sent
 ├── TruncatedResponseError      the end of the answer never came; what did come is in `.partial`
 └── ModelAPIError
 ├── MalformedResponseError  a 200 that is not an answer (also a ValueError, as LangChain raises)
@@ -58,6 +59,29 @@ class CircuitOpenError(lc.ModelError):
         self.since = since
         self.retry_after_seconds = retry_after_seconds
         self.last_error_kind = last_error_kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), (), dict(self.__dict__))
+
+
+class RequestExceedsLimitError(lc.ModelError):
+    """Raise before a request is sent that takes more tokens than the limit of a whole minute.
+
+    Attributes:
+        requested_tokens: What the request takes, as estimated.
+        tokens_per_minute: The limit, as the server told it or `RateLimits` set it.
+    """
+
+    is_retryable = False
+
+    def __init__(self, *, requested_tokens: int, tokens_per_minute: float) -> None:
+        super().__init__(
+            f"The request takes about {requested_tokens:,} tokens, which can never fit the limit of "
+            f"{tokens_per_minute:,.0f} tokens a minute. Nothing was sent. Shorten the prompt, lower "
+            "max_tokens, or raise the limit (tokens_per_minute in RateLimits, where it is yours)."
+        )
+        self.requested_tokens = requested_tokens
+        self.tokens_per_minute = tokens_per_minute
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), (), dict(self.__dict__))
