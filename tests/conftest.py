@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lc_service import clock
-from lc_service.limits import breaker, registry
+from lc_service.limits import breaker, hedge, registry
 
 # A machine that is busy with something else makes no law false.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -118,6 +118,7 @@ def _nothing_learned() -> None:
     """What one test's server taught of its limits is not another's, though it may get the same port."""
     registry.forget()
     breaker.forget()
+    hedge.forget()
 
 
 @pytest.fixture(autouse=True)

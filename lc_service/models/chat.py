@@ -23,7 +23,9 @@ from lc_service.models.chat_request import chat_request
 from lc_service.models.circuit import abehind, astream_behind, behind, gate_of, stream_behind
 from lc_service.models.configured_chat import ConfiguredChatOpenAI
 from lc_service.models.flow import limiter_of
+from lc_service.models.hedging import Began, unwatched
 from lc_service.models.pipeline import AnyRunManager, Call
+from lc_service.models.race import ahedged, hedged
 from lc_service.models.request import accounts
 from lc_service.models.run import (
     afirst_in_run,
@@ -65,6 +67,8 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
             all models of this process that use the same endpoint, key and model name; `RateLimits` caps what
             is learned, or shares it between processes; None sends at once.
         circuit_breaker: When to leave a dead endpoint alone; None never does.
+        hedge: When to send a request of `invoke` or `ainvoke` again because the first is slow; None never
+            does.
 
     Raises:
         CircuitOpenError: The endpoint is taken for dead. Nothing has been sent.
@@ -162,15 +166,17 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         generate = super()._generate
         call = self._call(messages, kwargs, run_manager)
 
-        def attempt() -> ChatResult:
+        def attempt(began: Began = unwatched) -> ChatResult:
             with call.attempt() as attempt, attempt.sending():
+                began()
                 result = generate(messages, stop, run_manager, **kwargs)
                 attempt.reported = read_result(result.llm_output, result.generations)
                 return require_end(result, is_background=self._is_background(kwargs))
 
         with call:
             guarded = behind(gate_of(self.circuit_breaker, call), attempt)
-            return retry_call(self.retry, guarded, on_wait(call, self.rate_limiter))
+            raced = hedged(self.hedge, call, guarded)
+            return retry_call(self.retry, raced, on_wait(call, self.rate_limiter))
 
     async def _agenerate(
         self,
@@ -182,16 +188,18 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         generate = super()._agenerate
         call = self._call(messages, kwargs, run_manager)
 
-        async def attempt() -> ChatResult:
+        async def attempt(began: Began = unwatched) -> ChatResult:
             async with call.attempt() as attempt:
                 with attempt.sending():
+                    began()
                     result = await generate(messages, stop, run_manager, **kwargs)
                 attempt.reported = read_result(result.llm_output, result.generations)
                 return require_end(result, is_background=self._is_background(kwargs))
 
         with call:
             guarded = abehind(gate_of(self.circuit_breaker, call), attempt)
-            return await aretry_call(self.retry, guarded, aon_wait(call, self.rate_limiter))
+            raced = ahedged(self.hedge, call, guarded)
+            return await aretry_call(self.retry, raced, aon_wait(call, self.rate_limiter))
 
     def _stream(
         self,
