@@ -138,12 +138,13 @@ class Admission:
             del self._line[head]
             self._concurrency.enter()
             self._places[head.party] = self._places.get(head.party, 0) + 1
-            head.marks = [
-                meter.take(units, now) for meter, units in zip(self._meters, _units(head), strict=True)
-            ]
+            head.marks = self._take(head, now)
             head.is_admitted = True
             if not head.wake():  # its event loop is gone
                 self._end(head, _UNUSED, now)
+
+    def _take(self, head: Waiting, now: float) -> list[Mark]:
+        return [meter.take(units, now) for meter, units in zip(self._meters, units_of(head), strict=True)]
 
     def _let_wait(self, head: Waiting, ready_at: float | None) -> None:
         known = head.ready_at
@@ -156,7 +157,7 @@ class Admission:
         seconds = 0.0 if waiting.party in self._places else self._concurrency.seconds_until_room(now)
         if seconds is None:
             return None
-        for meter, units in zip(self._meters, _units(waiting), strict=True):
+        for meter, units in zip(self._meters, units_of(waiting), strict=True):
             seconds = max(seconds, meter.seconds_until(units, now))
         # A retry has waited by itself, for as long as the server asked and its policy allows.
         return seconds if waiting.is_retry else max(seconds, self._paused_until - now)
@@ -233,7 +234,8 @@ class Admission:
             self._paused_until = now
 
 
-def _units(waiting: Waiting) -> tuple[float, float]:
+def units_of(waiting: Waiting) -> tuple[float, float]:
+    """Return what it takes of each limit."""
     return 1.0, float(waiting.tokens)
 
 

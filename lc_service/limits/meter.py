@@ -69,14 +69,24 @@ class Meter:
             and self.pace.may_try(now)
         )
 
-    def take(self, units: float, now: float) -> Mark:
-        """Admit something of `units`; what it returns is to be shown when that is sent, and answered."""
+    def found_per_second(self, now: float) -> float | None:
+        """Return the rate that was found by meeting its end; None where none was."""
+        return self._congestion.rate_per_second(now)
+
+    def take(self, units: float, now: float, *, may_try: bool = True) -> Mark:
+        """Admit something of `units`; what it returns is to be shown when that is sent, and answered.
+
+        Args:
+            units: What it is charged.
+            now: The time.
+            may_try: Whether it is a trial where it goes ahead of the pace.
+        """
         self._admitted += units
         ratio = 1.0
         is_trial = False
         if self.mirror is not None:
             ratio = self.mirror.ratio
-            is_trial = self.pace.seconds_until(units * ratio, now) > 0
+            is_trial = may_try and self.pace.seconds_until(units * ratio, now) > 0
             self.mirror.take(units, now)
         if is_trial:
             self.pace.begin_trial()

@@ -113,7 +113,7 @@ class Mirror:
     def _estimate(self, remaining: float, mark: Mark, admitted: float, now: float) -> float:
         """Return the level now of a bucket that had `remaining` when the request of `mark` came."""
         level = remaining + (now - mark.at) * self.rate_per_second - (admitted - mark.sent) * self.ratio
-        return min(level, self.capacity + self._margin)
+        return min(level, self.capacity + self.margin)
 
     def _learn_ratio(self, remaining: float, mark: Mark) -> None:
         if self._seen is None:
@@ -158,7 +158,8 @@ class Mirror:
         self._seen = None
 
     @property
-    def _margin(self) -> float:
+    def margin(self) -> float:
+        """Units that are kept free."""
         whole = 1.0 if self.capacity >= _WHOLE_UNITS_FROM else 0.0
         return self._margin_seconds * self.rate_per_second + whole
 
@@ -170,7 +171,7 @@ class Mirror:
     def seconds_until(self, units: float, now: float) -> float:
         """Return the time until `units` of ours fit; what is larger than the bucket fits when it is full."""
         self._refill(now)
-        missing = min(units * self.ratio, self.capacity) + self._margin - self._level
+        missing = min(units * self.ratio, self.capacity) + self.margin - self._level
         return missing / self.rate_per_second if missing > _ENOUGH else 0.0
 
     def _refill(self, now: float) -> None:
@@ -178,7 +179,7 @@ class Mirror:
         if elapsed_seconds <= 0:
             return
         self._updated_at = now
-        full = max(self._level, self.capacity + self._margin)
+        full = max(self._level, self.capacity + self.margin)
         self._level = min(full, self._level + elapsed_seconds * self.rate_per_second)
         if self._margin_seconds > _MARGIN_SECONDS:
             calm = math.exp(-elapsed_seconds / _MARGIN_CALMS_SECONDS)
