@@ -2,8 +2,7 @@
 
 Run: python benchmarks/simulate.py [--quick] [--only TEXT] [--output docs/simulation.md]
 
-A line for every cell; with `--quick` the cells of up to 2,000 items, one seed each. The table is the same each
-time.
+A line for every cell; with `--quick` the cells of up to 2,000 items, one seed each.
 """
 
 from __future__ import annotations

@@ -19,6 +19,11 @@ MakeAdmission = Callable[[RateLimits, float], Admission]
 """Makes one process's line from what its user says and what its clock shows."""
 
 
+def apart() -> MakeAdmission:
+    """Let processes share nothing."""
+    return Admission
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bound:
     """What is asked for; None is not."""
@@ -42,6 +47,7 @@ class Scenario:
         reckoned: What a client takes a request for, over what the server charges.
         told: What users say about limits.
         seeds: Runs; the table shows the worst.
+        fleet: Called once for each world: what processes share is made there.
     """
 
     name: str
@@ -57,7 +63,7 @@ class Scenario:
     told: RateLimits = LEARNED
     bound: Bound = field(default_factory=Bound)
     seeds: tuple[int, ...] = (1, 2, 3)
-    make_admission: MakeAdmission = Admission
+    fleet: Callable[[], MakeAdmission] = apart
 
     def sizes(self) -> list[int]:
         """Return the tokens of each item, in the order of their arrival; the same for every seed."""

@@ -15,14 +15,14 @@ What one machine cannot show: the limiter's real code, the real decision to retr
 limits, under a clock that is made up. Written by `python benchmarks/simulate.py --output docs/simulation.md`:
 no wall time passes, and the same code gives the same table.
 
-- **Items** are there from the beginning, dealt to the processes in turn; each process has 64 calls under way or
-  in line, more where limit or latency need it. An answer takes 80 to 100 % of the latency, the network 1 to 3 ms
-  each way.
+- **Items** are there from the beginning, dealt to the processes in turn; a process has 64 calls under way or
+  in line, other numbers where limit or latency need them. An answer takes 80 to 100 % of the latency, the
+  network 1 to 3 ms each way.
 - **Floor** is the least time that the enforced limit and the latency need. **Rejected** are 429s over items.
-  **Followed** is the time from a change to the end of the first second in which as many requests came as the new
-  limit allows, give or take 10 %. **Looks** are the times that somebody in line woke to look, over items.
-- The server enforces a second's worth unless the row says otherwise, and its headers tell the truth about that.
-  No client is told a limit. Of several seeds each figure is the worst.
+  **Followed** is the time from a change to the end of the first second in which as many requests came as the
+  new limit allows, give or take 10 %. **Looks** are the times that somebody in line woke to look, over items.
+- The server enforces a second's worth unless the row says otherwise, and its headers tell the truth about
+  that. No client is told a limit. Of several seeds each figure is the worst.
 - No CPU time is spent in this world. One Python process sends perhaps 1,000 requests a second: 1,000,000 RPM
   from one of them is about the arithmetic.
 """

@@ -67,6 +67,7 @@ class World:
         self.chance = random.Random(seed)
         self.policy = RetryWithExponentialBackoff()
         self.server = RateLimiter(scenario.limits)
+        self.make_admission = scenario.fleet()
         items = list(enumerate(scenario.sizes()))
         count = scenario.processes
         self.processes = [Process(self, self._clock(), items[first::count]) for first in range(count)]
@@ -162,7 +163,7 @@ class Process:
         self.world = world
         self.clock = clock
         self.items = deque(items)
-        self.admission: Admission = world.scenario.make_admission(world.scenario.told, self.now)
+        self.admission: Admission = world.make_admission(world.scenario.told, self.now)
 
     @property
     def now(self) -> float:

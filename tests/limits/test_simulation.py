@@ -75,6 +75,10 @@ def test_no_more_is_let_in_than_the_burst_and_the_rate_allow(processes, headers)
         assert over <= 50 + 0.001
 
 
+def test_waiting_costs_about_a_look_for_each_item():
+    assert run(replace(CELLS[0], items=400), 1).looks_share < 2
+
+
 def test_processes_that_share_nothing_come_through_all_the_same():
     scenario = Scenario(name="four", limits=RPM, items=400, processes=4, workers=16)
     assert run(scenario, 1).lost == 0
@@ -85,7 +89,7 @@ def test_a_clocks_error_makes_no_difference_as_long_as_it_runs_true():
     world, ahead = World(true, 3), World(true, 3)
     for process in ahead.processes:
         process.clock = SkewedClock(offset_seconds=4_096.0)
-        process.admission = true.make_admission(true.told, process.now)
+        process.admission = ahead.make_admission(true.told, process.now)
     assert ahead.run().answered == pytest.approx(world.run().answered, abs=NETWORK_SECONDS)
 
 
