@@ -27,10 +27,21 @@ def limiter_for(limits: RateLimits, *, endpoint: str, credential: Hashable, mode
     key = (limits, endpoint, hash(credential), model)
     limiter = _limiters.get(key)
     if limiter is None:
-        limiter = _limiters.setdefault(key, RateLimiter(limits))  # of threads that meet here one wins
+        made = _made(limits, endpoint, credential, model)
+        limiter = _limiters.setdefault(key, made)  # of threads that meet here one wins
         while len(_limiters) > _MAX_LIMITERS:
             _limiters.pop(next(iter(_limiters)), None)
     return limiter
+
+
+def _made(limits: RateLimits, endpoint: str, credential: Hashable, model: str) -> RateLimiter:
+    if limits.redis_url is None:
+        return RateLimiter(limits)
+    from lc_service.limits.shared.courier import courier_for  # noqa: PLC0415  for those who have a Redis
+    from lc_service.limits.shared.limiter import SharedRateLimiter, key_of  # noqa: PLC0415  as above
+
+    key = key_of(limits, endpoint, credential, model)
+    return SharedRateLimiter(limits, key, courier_for(limits.redis_url))
 
 
 def forget() -> None:

@@ -1,0 +1,220 @@
+"""The line of one process before limits that it shares: its head asks Redis for its turn among all heads.
+
+Invariant: while Redis is away this is the process's own admission and nothing else, which never stopped
+learning. Pure but for what it hands to the courier; time is an argument.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+
+from lc_service.limits.admission import Admission, Outcome, Waiting, units_of
+from lc_service.limits.mirror import Mark
+from lc_service.limits.pace import Pace
+from lc_service.limits.rate_limits import RateLimits
+from lc_service.limits.shared.courier import Argument, Call, Courier, Reply
+from lc_service.limits.shared.learning import Learning
+from lc_service.limits.shared.ticket import Ticket
+from lc_service.limits.told import DIMENSIONS
+
+_PATIENCE_SECONDS = 1.0
+"""How long a reply is waited for that neither comes nor fails."""
+
+OnReply = Callable[[Waiting, Ticket, Reply], None]
+
+
+class SharedAdmission(Admission):
+    """The line of one process before limits that several share; not thread-safe.
+
+    Args:
+        limits: What the user says.
+        key: Names the state in Redis.
+        courier: Carries what is asked.
+        on_reply: Brings a reply back to `hear`, in the order of all other steps.
+        now: The time.
+    """
+
+    def __init__(self, limits: RateLimits, key: str, courier: Courier, on_reply: OnReply, now: float) -> None:
+        super().__init__(limits, now)
+        caps = (limits.requests_per_minute, limits.tokens_per_minute)
+        self._learning = [Learning(name, cap) for name, cap in zip(DIMENSIONS, caps, strict=True)]
+        self._own_paces = tuple(Pace(1.0) for _ in DIMENSIONS)
+        self._most_places = limits.max_concurrency
+        self._key = key
+        self._process = uuid.uuid4().hex[:12]
+        self._courier = courier
+        self._on_reply = on_reply
+        self._tickets: dict[Waiting, Ticket] = {}
+        self._sent: dict[Waiting, Ticket] = {}
+        self._is_paused = False
+        if self._most_places is not None:
+            courier.renew(self)
+
+    # --- asking for a turn
+
+    def _seconds_until(self, waiting: Waiting, now: float) -> float | None:
+        if not self._courier.is_up:
+            return super()._seconds_until(waiting, now)
+        seconds = 0.0 if waiting.party in self._places else self._concurrency.seconds_until_room(now)
+        if seconds is None or (seconds := max(seconds, self._own_seconds(waiting, now))) > 0:
+            return seconds
+        ticket = self._tickets.get(waiting)
+        if ticket is None:
+            ticket = self._tickets[waiting] = Ticket(units_of(waiting))
+        if ticket.asked_at is not None:
+            left = ticket.asked_at + _PATIENCE_SECONDS - now
+            return left if left > 0 else super()._seconds_until(waiting, now)
+        if ticket.due_at is not None and ticket.due_at <= now:
+            return 0.0
+        if ticket.look_at <= now:
+            self._ask(waiting, ticket, now)
+            return _PATIENCE_SECONDS
+        return min(ticket.due_at or ticket.look_at, ticket.look_at) - now
+
+    def _own_seconds(self, waiting: Waiting, now: float) -> float:
+        """Return the wait for the rate that this process found by itself, where the server tells none."""
+        seconds = 0.0
+        for meter, pace, units in zip(self._meters, self._own_paces, units_of(waiting), strict=True):
+            found = meter.found_per_second(now)
+            if found is None:
+                pace.rate_per_second = None
+            else:
+                pace.set_rate(found, 0.0, now)
+                seconds = max(seconds, pace.seconds_until(units, now))
+        return seconds
+
+    def _ask(self, waiting: Waiting, ticket: Ticket, now: float) -> None:
+        is_retry = int(waiting.is_retry)
+        asked: tuple[Argument, ...]
+        if ticket.is_given:
+            asked = ("look", is_retry, *ticket.position, *ticket.units)
+        else:
+            units = [
+                one
+                for learning, units in zip(self._learning, ticket.units, strict=True)
+                for one in (units, *learning.pace())
+            ]
+            has_own = self._most_places is None or waiting.party in self._places
+            most: Argument = "" if has_own else self._most_places or ""
+            asked = ("take", self._process, is_retry, most, self._held, *units)
+        ticket.asked_at = now
+
+        def reply(said: Reply) -> None:
+            self._on_reply(waiting, ticket, said)
+
+        self._courier.carry(Call(self._key, asked, reply))
+
+    @property
+    def _held(self) -> int:
+        return self.in_flight_count + sum(ticket.is_given for ticket in self._tickets.values())
+
+    def hear(self, waiting: Waiting, ticket: Ticket, reply: Reply, now: float) -> None:
+        """Take note of a reply, and let go whoever may."""
+        if reply is None:
+            ticket.asked_at = None
+            ticket.look_at = now
+        else:
+            redis_now, epoch, *rest = reply
+            ticket.read([float(redis_now), *map(float, rest)], epoch.decode(), now)
+            self._is_paused = float(rest[0]) > 0
+            if self._tickets.get(waiting) is not ticket:  # it left meanwhile, or went without
+                self._undo(ticket)
+        self.admit(now)
+
+    def _undo(self, ticket: Ticket) -> None:
+        if ticket.is_given:
+            self._tell("undo", ticket.epoch, *ticket.units)
+            self._leave_place()
+
+    def _leave_place(self) -> None:
+        if self._most_places is not None:
+            self._tell("leave", self._process)
+
+    def _tell(self, *arguments: Argument) -> None:
+        if self._courier.is_up:
+            self._courier.carry(Call(self._key, arguments))
+
+    def renewal(self) -> Call | None:
+        """Return what keeps this process's places its own."""
+        held = self.in_flight_count
+        return Call(self._key, ("renew", self._process, held)) if held else None
+
+    # --- what becomes of it
+
+    def _take(self, head: Waiting, now: float) -> list[Mark]:
+        for pace, units in zip(self._own_paces, units_of(head), strict=True):
+            pace.take(units, now)
+        ticket = self._tickets.pop(head, None)
+        if ticket is None or not ticket.is_given or not self._courier.is_up:
+            return super()._take(head, now)
+        self._sent[head] = ticket
+        return [
+            meter.take(units, now, may_try=False)
+            for meter, units in zip(self._meters, units_of(head), strict=True)
+        ]
+
+    def leave(self, waiting: Waiting, now: float) -> None:
+        """Step out of the line, or back from an admission that was not used."""
+        if not waiting.is_admitted and (ticket := self._tickets.pop(waiting, None)) is not None:
+            self._undo(ticket)
+        super().leave(waiting, now)
+
+    def send(self, waiting: Waiting, now: float) -> None:
+        """Take note that an admitted request goes out."""
+        super().send(waiting, now)
+        if (ticket := self._sent.get(waiting)) is not None and ticket.sent_at is None:
+            ticket.sent_at = now
+
+    def see(self, waiting: Waiting, headers: Mapping[str, str], now: float) -> None:
+        """Learn from the head of a response, of whatever status, and show it to the others."""
+        super().see(waiting, headers, now)
+        ticket = self._sent.get(waiting)
+        if ticket is None or not any(waiting.told):
+            return
+        seen = [
+            one
+            for learning, told, mark in zip(self._learning, waiting.told, _marks(ticket), strict=True)
+            for one in learning.see(told, mark, now)
+        ]
+        self._tell("see", ticket.epoch, ticket.redis_sent_at, *seen)
+
+    def _end(self, waiting: Waiting, outcome: Outcome, now: float) -> None:
+        was_sent = waiting.marks[0].is_sent or outcome.is_admitted is not None
+        super()._end(waiting, outcome, now)
+        ticket = self._sent.pop(waiting, None)
+        if ticket is None:
+            if self._most_places is not None:
+                self._tell("leave", self._process)
+            return
+        self._leave_place()
+        if not was_sent and outcome.used_tokens == 0:
+            self._tell("undo", ticket.epoch, *ticket.units)
+        elif outcome.is_admitted and self._is_paused:
+            self._tell("prove", ticket.redis_sent_at)
+        if was_sent and not outcome.is_rejected and outcome.used_tokens is not None:
+            self._give_back(ticket, outcome.used_tokens)
+
+    def _give_back(self, ticket: Ticket, used_tokens: int) -> None:
+        if self._meters[1].mirror is None and self._meters[1].is_paced:
+            self._tell("give_back", ticket.epoch, ticket.units[1] - used_tokens)
+
+    def _reject(self, waiting: Waiting, marks: Sequence[Mark], outcome: Outcome, now: float) -> None:
+        super()._reject(waiting, marks, outcome, now)
+        ticket = self._sent.get(waiting)
+        if ticket is None:
+            return
+        told = waiting.told or (None, None)
+        for learning, said, mark in zip(self._learning, told, _marks(ticket), strict=True):
+            learning.rejected(said, mark, now)
+        if self._paused_until > now:
+            self._is_paused = True
+            self._tell("pause", ticket.redis_sent_at, self._paused_until - now)
+
+
+def _marks(ticket: Ticket) -> list[Mark]:
+    """Return where the counts of all stood when it went out, by this process's clock."""
+    return [
+        Mark(units, False, ticket.sent_at or 0.0, sent, True)
+        for units, sent in zip(ticket.units, ticket.position, strict=True)
+    ]
