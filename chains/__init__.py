@@ -5,6 +5,7 @@ nothing to read is refused before it costs a call. No chain picks, retries or pa
 """
 
 from chains.ask import AskInput, build_ask_chain
+from chains.fingerprint import prompt_fingerprint
 from chains.summarize import SummarizeInput, build_summarize_chain
 from chains.translate import TranslateInput, build_translate_chain
 
@@ -15,4 +16,5 @@ __all__ = [
     "build_ask_chain",
     "build_summarize_chain",
     "build_translate_chain",
+    "prompt_fingerprint",
 ]

@@ -15,8 +15,10 @@ from langchain_core.runnables import Runnable
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic takes typing's own only from Python 3.12 on
 
+from chains.fingerprint import as_task
 from chains.material import CheckedInput, Text, choose_tag
 
+PROMPT_VERSION = "1"
 _SYSTEM = """\
 Answer the user's question accurately and to the point, in the language of the question. If you do \
 not know the answer, say so instead of guessing.
@@ -67,4 +69,4 @@ def build_ask_chain(model: LanguageModelLike) -> Runnable[AskInput, str]:
         'At high tide, twice a day.'
     """
     chain = CheckedInput(AskInput, _variables) | ASK_PROMPT | model | StrOutputParser()
-    return chain.with_config(run_name="ask", tags=["chains:ask"]).with_types(input_type=AskInput)
+    return as_task(chain, "ask", version=PROMPT_VERSION, input_type=AskInput)

@@ -15,8 +15,10 @@ from langchain_core.runnables import Runnable
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic takes typing's own only from Python 3.12 on
 
+from chains.fingerprint import as_task
 from chains.material import CheckedInput, Text, choose_tag, is_blank
 
+PROMPT_VERSION = "1"
 _SYSTEM = """\
 Summarize the document in the <{tag}> block in {length}, written in {language}. Use only what the \
 document says, keep its names and numbers, and reply with the summary alone.
@@ -75,6 +77,4 @@ def build_summarize_chain(
         language=language or "the language of the document",
     )
     chain = CheckedInput(SummarizeInput, _variables) | prompt | model | StrOutputParser()
-    return chain.with_config(run_name="summarize", tags=["chains:summarize"]).with_types(
-        input_type=SummarizeInput
-    )
+    return as_task(chain, "summarize", version=PROMPT_VERSION, input_type=SummarizeInput)

@@ -16,8 +16,10 @@ from langchain_core.runnables import Runnable
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic takes typing's own only from Python 3.12 on
 
+from chains.fingerprint import as_task
 from chains.material import CheckedInput, Text, choose_tag, is_blank
 
+PROMPT_VERSION = "1"
 _SYSTEM = """\
 Translate the text in the <{tag}> block from {source_language} into {target_language}. Keep its \
 meaning, tone and formatting, and leave code, URLs and placeholders such as {{name}} as they are. \
@@ -88,6 +90,4 @@ def build_translate_chain(model: LanguageModelLike) -> Runnable[TranslateInput, 
         'Der Leuchtturm ist aus.'
     """
     chain = CheckedInput(TranslateInput, _variables) | TRANSLATE_PROMPT | model | StrOutputParser()
-    return chain.with_config(run_name="translate", tags=["chains:translate"]).with_types(
-        input_type=TranslateInput
-    )
+    return as_task(chain, "translate", version=PROMPT_VERSION, input_type=TranslateInput)

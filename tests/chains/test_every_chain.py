@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from importlib import import_module
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from langchain_core.load import dumps
 from pydantic import ValidationError
 
 import chains
-from chains import build_ask_chain, build_summarize_chain, build_translate_chain
+from chains import build_ask_chain, build_summarize_chain, build_translate_chain, prompt_fingerprint
 
 ASK = (build_ask_chain, "question", {})
 ASK_CONTEXT = (build_ask_chain, "context", {"question": "What does it say?"})
@@ -186,6 +187,7 @@ class RunRecorder(BaseCallbackHandler):
     def __init__(self) -> None:
         self.roots: list[tuple[str, list[str]]] = []
         self.model_tags: list[str] = []
+        self.metadata: list[dict[str, Any]] = []
         self.errors: list[BaseException] = []
 
     def on_chain_start(
@@ -193,9 +195,11 @@ class RunRecorder(BaseCallbackHandler):
     ) -> None:
         if parent_run_id is None:
             self.roots.append((kwargs["name"], kwargs["tags"]))
+            self.metadata.append(kwargs["metadata"])
 
     def on_chat_model_start(self, *args: Any, tags: list[str], **kwargs: Any) -> None:
         self.model_tags += tags
+        self.metadata.append(kwargs["metadata"])
 
     def on_chain_error(self, error: BaseException, **kwargs: Any) -> None:
         self.errors.append(error)
@@ -209,6 +213,17 @@ def test_runs_carry_name_and_tags_and_the_callers(build, key, rest, task, model)
     assert name == task
     assert {f"chains:{task}", "mine"} <= set(tags)
     assert {f"chains:{task}", "mine"} <= set(recorder.model_tags)
+
+
+@pytest.mark.parametrize(("build", "key", "rest", "task"), NAMED)
+def test_runs_carry_the_prompts_identity(build, key, rest, task, model):
+    recorder, chain = RunRecorder(), build(model)
+    chain.invoke({key: "a", **rest}, {"callbacks": [recorder], "metadata": {"mine": 1}})
+    assert len(recorder.metadata) >= 2
+    for metadata in recorder.metadata:
+        assert metadata["prompt_version"] == import_module(f"chains.{task}").PROMPT_VERSION
+        assert metadata["prompt_fingerprint"] == prompt_fingerprint(chain)
+        assert metadata["mine"] == 1
 
 
 @pytest.mark.parametrize(("build", "key", "rest", "task"), NAMED)
