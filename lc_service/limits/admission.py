@@ -7,11 +7,11 @@ takes the same time however many wait. Pure: time is an argument, nothing sleeps
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from lc_service.limits.concurrency import Concurrency
+from lc_service.limits.line import Line, Rank
 from lc_service.limits.meter import Meter
 from lc_service.limits.mirror import OVERTAKING_SECONDS, Mark
 from lc_service.limits.rate_limits import RateLimits
@@ -79,7 +79,7 @@ class Admission:
         self._meters = tuple(Meter(name, cap, now) for name, cap in zip(DIMENSIONS, caps, strict=True))
         self._concurrency = Concurrency(limits.max_concurrency, now)
         self._places: dict[Hashable, int] = {}
-        self._line: OrderedDict[Waiting, None] = OrderedDict()
+        self._line: Line[Waiting] = Line()
         self._paused_until = now
         self._paused_by: Mark | None = None
 
@@ -89,19 +89,30 @@ class Admission:
         return len(self._line)
 
     @property
+    def first(self) -> Waiting | None:
+        """The first in the line, or None."""
+        return self._line.first
+
+    @property
+    def parties(self) -> Iterable[Hashable]:
+        """Those who hold a place."""
+        return self._places.keys()
+
+    @property
     def in_flight_count(self) -> int:
         """Attempts that are under way."""
         return self._concurrency.in_flight
 
-    def never_fits(self, tokens: int, least_tokens: int) -> float | None:
+    def never_fits(self, tokens: int, least_tokens: int, now: float) -> float | None:
         """Return the limit of tokens a minute that a request exceeds by itself, or None.
 
         Args:
             tokens: What it is charged against the user's own limit.
             least_tokens: What a server charges at least.
+            now: The time.
         """
         meter = self._meters[1]
-        told = None if meter.mirror is None else meter.mirror.limit
+        told = meter.told_limit(now)
         for limit, needed in ((meter.cap_per_minute, tokens), (told, least_tokens)):
             if limit is not None and needed > limit:
                 return limit
@@ -110,48 +121,59 @@ class Admission:
     def join(self, waiting: Waiting, now: float) -> None:
         """Stand in line, last.
 
-        First stands an attempt whose call was admitted before, and one whose own party holds a place, with an
-        open stream: whoever waits for that to end may wait for this.
+        First stands one whose own party holds a place, with an open stream: whoever waits for that to end may
+        wait for this. Then an attempt whose call was admitted before.
         """
-        self._line[waiting] = None
-        if waiting.is_retry or waiting.party in self._places:
-            self._line.move_to_end(waiting, last=False)
+        rank = Rank.RETRY if waiting.is_retry else Rank.NEW
+        self._line.join(waiting, Rank.URGENT if waiting.party in self._places else rank)
+        self.admit(now)
+
+    def put_first(self, waiting: Waiting, now: float) -> None:
+        """Stand before everybody: others wait for this one that nobody can tell."""
+        self._line.put_first(waiting)
         self.admit(now)
 
     def leave(self, waiting: Waiting, now: float) -> None:
         """Step out of the line, or back from an admission that was not used."""
-        if waiting.is_admitted:
-            self.settle(waiting, _UNUSED, now)
-        elif self._line.pop(waiting, self) is None:
-            self.admit(now)
+        if waiting.marks:
+            self._return(waiting, now)
+        elif not self._line.leave(waiting):
+            return
+        self.admit(now)
+
+    def _return(self, waiting: Waiting, now: float) -> None:
+        """Take back an admission that nobody used."""
+        cost = waiting.marks[0].cost
+        self._end(waiting, _UNUSED, now)
+        self._meters[0].give_back(cost)
 
     def admit(self, now: float) -> None:
         """Admit from the head of the line whoever may go, and tell the next how long to wait."""
-        while self._line:
-            head = next(iter(self._line))
+        while (head := self._line.first) is not None:
             seconds = self._seconds_until(head, now)
             if seconds is None or seconds > 0:
-                self._let_wait(head, None if seconds is None else now + seconds)
-                if head in self._line:
+                if self._let_wait(head, None if seconds is None else now + seconds):
                     return
                 continue
-            del self._line[head]
+            self._line.leave(head)
             self._concurrency.enter()
             self._places[head.party] = self._places.get(head.party, 0) + 1
             head.marks = self._take(head, now)
             head.is_admitted = True
             if not head.wake():  # its event loop is gone
-                self._end(head, _UNUSED, now)
+                self._return(head, now)
 
     def _take(self, head: Waiting, now: float) -> list[Mark]:
         return [meter.take(units, now) for meter, units in zip(self._meters, units_of(head), strict=True)]
 
-    def _let_wait(self, head: Waiting, ready_at: float | None) -> None:
+    def _let_wait(self, head: Waiting, ready_at: float | None) -> bool:
         known = head.ready_at
         head.ready_at = ready_at
         is_sooner = ready_at is not None and (known is None or ready_at < known - _SOONER_SECONDS)
         if is_sooner and not head.wake():
-            del self._line[head]
+            self._line.leave(head)
+            return False
+        return True
 
     def _seconds_until(self, waiting: Waiting, now: float) -> float | None:
         seconds = 0.0 if waiting.party in self._places else self._concurrency.seconds_until_room(now)
@@ -225,7 +247,8 @@ class Admission:
             pause = min(pause, MAX_PAUSE_SECONDS)
             pause *= 1 + _RELEASE_JITTER * random.random()  # noqa: S311  jitter, not cryptography
             self._paused_until = max(self._paused_until, now + pause)
-            self._paused_by = marks[0]
+            if self._paused_by is None or marks[0].at > self._paused_by.at:
+                self._paused_by = marks[0]
 
     def _end_pause(self, mark: Mark, now: float) -> None:
         """End it by proof: a request was let in that had been sent after the one that was told to wait."""

@@ -61,7 +61,7 @@ class Congestion:
         self._rejected.add(units, now)
         least = _TELLING_REQUESTS * units
         through = self._through.rate_per_second(now, least) or self._through_long.rate_per_second(now, least)
-        if through is None or sent_at < self._cut_at or now < self._ignored_until:
+        if not (units and through) or sent_at < self._cut_at or now < self._ignored_until:
             return False  # a few that were rejected in a quiet time: the retry waits for them
         share = self._rejected.units(now) / max(self._through.units(now), units)
         since_seconds = now - self._cut_at

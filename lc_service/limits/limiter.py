@@ -131,7 +131,7 @@ class RateLimiter:
             raise
 
     def _join(self, tokens: int, least_tokens: int, *, is_retry: bool) -> Permit:
-        if (limit := self.admission.never_fits(tokens, least_tokens)) is not None:
+        if (limit := self.admission.never_fits(tokens, least_tokens, clock.now())) is not None:
             raise RequestExceedsLimitError(requested_tokens=tokens, tokens_per_minute=limit)
         permit = Permit(self, tokens, is_retry=is_retry)
         self.post(self.admission.join, permit)

@@ -1,7 +1,8 @@
 """One limit, of requests or of tokens: how long until something may be sent, and what is learned of it.
 
-Two buckets must agree: the server's as its headers show it, and the client's own pace. Where the headers
-leave room and the server rejects, they are not the whole truth, and what came through sets the pace. Pure.
+Two buckets must agree, and the user's own where there is one: the server's as its headers show it, and the
+client's own pace. Where the headers leave room and the server rejects, they are not the whole truth, and what
+came through sets the pace. Pure.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from lc_service.limits.congestion import Congestion
 from lc_service.limits.mirror import MIN_TOKEN_RATIO, Mark, Mirror
 from lc_service.limits.pace import Pace
 from lc_service.limits.told import Dimension, Told
+
+_BELIEVED_SECONDS = 60.0
+"""How long a limit keeps requests from being sent: only an answer tells that it was raised."""
 
 
 class Meter:
@@ -24,32 +28,44 @@ class Meter:
     """
 
     __slots__ = (
-        "_admitted", "_cap_per_second", "_congestion", "_doubted_at", "_sent", "cap_per_minute", "dimension",
-        "mirror", "pace",
+        "_admitted", "_cap", "_cap_per_second", "_congestion", "_doubted_at", "_sent", "_told_at",
+        "cap_per_minute", "dimension", "mirror", "pace",
     )  # fmt: skip
 
     def __init__(self, dimension: Dimension, cap_per_minute: float | None, now: float) -> None:
         self.dimension = dimension
         self.cap_per_minute = cap_per_minute
         self.mirror: Mirror | None = None
-        self.pace = Pace(1.0 if dimension == "requests" else 0.0)
+        smallest = 1.0 if dimension == "requests" else 0.0
+        self.pace = Pace(smallest)
+        self._cap = Pace(smallest)
         self._cap_per_second = None if cap_per_minute is None else cap_per_minute / 60
         self._congestion = Congestion()
         self._doubted_at = -math.inf
         self._admitted = 0.0
         self._sent = 0.0
+        self._told_at = -math.inf
         if self._cap_per_second is not None:
-            self.pace.set_rate(self._cap_per_second, 0.0, now)
+            self._cap.set_rate(self._cap_per_second, 0.0, now)
 
     @property
     def is_paced(self) -> bool:
         """Whether there is a rate to keep to."""
-        return self.pace.rate_per_second is not None
+        return self.pace.rate_per_second is not None or self._cap_per_second is not None
+
+    def told_limit(self, now: float) -> float | None:
+        """Return the server's limit a minute, or None where no answer has told it of late."""
+        is_recent = now - self._told_at <= _BELIEVED_SECONDS
+        return self.mirror.limit if self.mirror is not None and is_recent else None
 
     def seconds_until(self, units: float, now: float) -> float:
         """Return the time until `units` may be sent."""
+        # The user's own limit is in the user's units, whatever the server charges for one.
+        return max(self._cap.seconds_until(units, now), self._learned_seconds_until(units, now))
+
+    def _learned_seconds_until(self, units: float, now: float) -> float:
         found = self._congestion.rate_per_second(now)
-        if self.is_paced or found is not None:
+        if self.pace.rate_per_second is not None or found is not None:
             self._follow(found, now)
         mirror = self.mirror
         if mirror is None:
@@ -82,6 +98,7 @@ class Meter:
             may_try: Whether it is a trial where it goes ahead of the pace.
         """
         self._admitted += units
+        self._cap.take(units, now)
         ratio = 1.0
         is_trial = False
         if self.mirror is not None:
@@ -112,18 +129,17 @@ class Meter:
                 self._congestion.forget()  # a new limit: what was found of the old one is void
             self.mirror.see(told, mark, self._admitted, now)
         self._follow(self._congestion.rate_per_second(now), now)
+        self._told_at = now
 
     def _follow(self, found: float | None, now: float) -> None:
         """Set the pace by the least rate that is known."""
-        rates = [] if self.mirror is None else [self.mirror.rate_per_second]
-        if self._cap_per_second is not None:
-            rates.append(self._cap_per_second)
-        if found is not None and rates and found >= min(rates):
+        told = math.inf if self.mirror is None else self.mirror.rate_per_second
+        if found is not None and found >= min(told, self._cap_per_second or math.inf):
             self._congestion.forget()  # it is not what holds the pace back any more
-        elif found is not None:
-            rates.append(found)
-        if rates:
-            self.pace.set_rate(min(rates), self._admitted, now)
+            found = None
+        rate = told if found is None else found
+        if rate < math.inf:
+            self.pace.set_rate(rate, self._admitted, now)
         else:
             self.pace.rate_per_second = None
 
@@ -157,11 +173,17 @@ class Meter:
             if mark.at >= self._doubted_at:
                 self._doubted_at = now
                 self.pace.doubt(now)
-        elif self._congestion.rejected(mark.cost, mark.at, self.pace.rate_per_second, now):
+        elif self._congestion.rejected(mark.cost, mark.at, self._kept_per_second, now):
             self.pace.shorten()
             self._follow(self._congestion.rate_per_second(now), now)
 
+    @property
+    def _kept_per_second(self) -> float | None:
+        rates = (self.pace.rate_per_second, self._cap_per_second)
+        return min((rate for rate in rates if rate is not None), default=None)
+
     def give_back(self, units: float) -> None:
-        """Return what was charged and not used, where the server's own headers do not tell it."""
+        """Return what was charged and not used; to the server's bucket its own headers return it."""
+        self._cap.give_back(units)
         if self.mirror is None:
             self.pace.give_back(units)

@@ -18,6 +18,8 @@ DIMENSIONS: tuple[Dimension, ...] = ("requests", "tokens")
 _MINUTE_SECONDS = 60.0
 _SURELY_LONGER_SECONDS = 65.0
 """A bucket that needs longer than this to fill is none of a minute."""
+_MOST_UNITS = 1e12
+"""Beyond it, and below one unit, a limit is a mistake."""
 
 
 class Told(NamedTuple):
@@ -41,7 +43,7 @@ class Told(NamedTuple):
         such as a day's, and what is missing will be back by the reset.
         """
         missing = self.limit - self.remaining
-        if self.reset_seconds is not None and self.reset_seconds > _SURELY_LONGER_SECONDS and missing > 0:
+        if self.reset_seconds is not None and self.reset_seconds > _SURELY_LONGER_SECONDS and missing >= 1:
             return missing / self.reset_seconds
         return self.limit / _MINUTE_SECONDS
 
@@ -63,7 +65,7 @@ def read_told(headers: Mapping[str, str], dimension: Dimension) -> Told | None:
         dimension: `"requests"` or `"tokens"`.
     """
     limit = _number(headers.get(f"x-ratelimit-limit-{dimension}"))
-    if not limit:
+    if limit is None or not 1 <= limit <= _MOST_UNITS:
         return None
     remaining = _number(headers.get(f"x-ratelimit-remaining-{dimension}"))
     if remaining is None or remaining > limit:
