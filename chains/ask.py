@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Annotated, Any, NotRequired
 
 from langchain_core.language_models import LanguageModelLike
-from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic takes typing's own only from Python 3.12 on
 
+from chains.answer import WholeText
 from chains.fingerprint import as_task
 from chains.material import CheckedInput, Text, choose_tag
 
@@ -68,5 +68,5 @@ def build_ask_chain(model: LanguageModelLike) -> Runnable[AskInput, str]:
         ... )
         'At high tide, twice a day.'
     """
-    chain = CheckedInput(AskInput, _variables) | ASK_PROMPT | model | StrOutputParser()
+    chain = CheckedInput(AskInput, _variables) | ASK_PROMPT | model | WholeText()
     return as_task(chain, "ask", version=PROMPT_VERSION, input_type=AskInput)

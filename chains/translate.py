@@ -10,12 +10,12 @@ import json
 from typing import Annotated, Any, NotRequired
 
 from langchain_core.language_models import LanguageModelLike
-from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic takes typing's own only from Python 3.12 on
 
+from chains.answer import WholeText
 from chains.fingerprint import as_task
 from chains.material import CheckedInput, Text, choose_tag, is_blank
 
@@ -89,5 +89,5 @@ def build_translate_chain(model: LanguageModelLike) -> Runnable[TranslateInput, 
         ... )
         'Der Leuchtturm ist aus.'
     """
-    chain = CheckedInput(TranslateInput, _variables) | TRANSLATE_PROMPT | model | StrOutputParser()
+    chain = CheckedInput(TranslateInput, _variables) | TRANSLATE_PROMPT | model | WholeText()
     return as_task(chain, "translate", version=PROMPT_VERSION, input_type=TranslateInput)
