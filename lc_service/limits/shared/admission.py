@@ -1,4 +1,4 @@
-"""The line of one process before limits that it shares: its head asks Redis for its turn among all heads.
+"""The line of one process before limits that it shares: its first ask Redis for their turns among all.
 
 Invariant: while Redis is away this is the process's own admission and nothing else, which never stopped
 learning. Pure but for what it hands to the courier; time is an argument.
@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 
 from lc_service.limits.admission import Admission, Outcome, Waiting, units_of
 from lc_service.limits.mirror import Mark
 from lc_service.limits.pace import Pace
 from lc_service.limits.rate_limits import RateLimits
-from lc_service.limits.shared.courier import Argument, Call, Courier, Reply
+from lc_service.limits.shared.call import Argument, Call, Reply
+from lc_service.limits.shared.courier import Courier
 from lc_service.limits.shared.learning import Learning
 from lc_service.limits.shared.ticket import Ticket
 from lc_service.limits.told import DIMENSIONS
 
 _PATIENCE_SECONDS = 1.0
 """How long a reply is waited for that neither comes nor fails."""
+_MOST_AT_ONCE = 32
+"""How many of the line ask together, while nothing holds them back."""
 
 OnReply = Callable[[Waiting, Ticket, Reply], None]
 
@@ -48,8 +52,7 @@ class SharedAdmission(Admission):
         self._tickets: dict[Waiting, Ticket] = {}
         self._sent: dict[Waiting, Ticket] = {}
         self._is_paused = False
-        if self._most_places is not None:
-            courier.renew(self)
+        self._is_held_back = True
 
     # --- asking for a turn
 
@@ -61,12 +64,13 @@ class SharedAdmission(Admission):
             return seconds
         ticket = self._tickets.get(waiting)
         if ticket is None:
-            ticket = self._tickets[waiting] = Ticket(units_of(waiting))
+            self._ask_together(waiting, now)
+            return _PATIENCE_SECONDS
+        if ticket.due_at is not None and ticket.due_at <= now:
+            return 0.0
         if ticket.asked_at is not None:
             left = ticket.asked_at + _PATIENCE_SECONDS - now
             return left if left > 0 else super()._seconds_until(waiting, now)
-        if ticket.due_at is not None and ticket.due_at <= now:
-            return 0.0
         if ticket.look_at <= now:
             self._ask(waiting, ticket, now)
             return _PATIENCE_SECONDS
@@ -84,20 +88,28 @@ class SharedAdmission(Admission):
                 seconds = max(seconds, pace.seconds_until(units, now))
         return seconds
 
+    def _ask_together(self, head: Waiting, now: float) -> None:
+        """Ask for the first, and while nothing holds anybody back for those after it, as room allows."""
+        asking = [head]
+        if not self._is_held_back:
+            room = self._concurrency.limit - self.in_flight_count - len(self._tickets)
+            asking += islice(self._line, 1, max(1, min(room, _MOST_AT_ONCE)))
+        for waiting in asking:
+            if waiting not in self._tickets:
+                self._tickets[waiting] = Ticket(units_of(waiting))
+                self._ask(waiting, self._tickets[waiting], now)
+
     def _ask(self, waiting: Waiting, ticket: Ticket, now: float) -> None:
-        is_retry = int(waiting.is_retry)
         asked: tuple[Argument, ...]
         if ticket.is_given:
-            asked = ("look", is_retry, *ticket.position, *ticket.units)
+            asked = ("look", ticket.epoch, int(waiting.is_retry), *ticket.position, *ticket.units)
         else:
             units = [
                 one
                 for learning, units in zip(self._learning, ticket.units, strict=True)
                 for one in (units, *learning.pace())
             ]
-            has_own = self._most_places is None or waiting.party in self._places
-            most: Argument = "" if has_own else self._most_places or ""
-            asked = ("take", self._process, is_retry, most, self._held, *units)
+            asked = ("take", int(waiting.is_retry), *units, *self._place_for(waiting))
         ticket.asked_at = now
 
         def reply(said: Reply) -> None:
@@ -105,40 +117,66 @@ class SharedAdmission(Admission):
 
         self._courier.carry(Call(self._key, asked, reply))
 
-    @property
-    def _held(self) -> int:
-        return self.in_flight_count + sum(ticket.is_given for ticket in self._tickets.values())
+    def _place_for(self, waiting: Waiting) -> tuple[Argument, ...]:
+        if self._most_places is None:
+            return ("",)
+        is_urgent = int(waiting.party in self._places)
+        return self._most_places, self._process, self._held, self._courier.lease_seconds, is_urgent
 
     def hear(self, waiting: Waiting, ticket: Ticket, reply: Reply, now: float) -> None:
         """Take note of a reply, and let go whoever may."""
+        is_looking = ticket.is_given
+        is_here = self._tickets.get(waiting) is ticket
+        ticket.asked_at = None
         if reply is None:
-            ticket.asked_at = None
             ticket.look_at = now
-        else:
-            redis_now, epoch, *rest = reply
-            ticket.read([float(redis_now), *map(float, rest)], epoch.decode(), now)
-            self._is_paused = float(rest[0]) > 0
-            if self._tickets.get(waiting) is not ticket:  # it left meanwhile, or went without
-                self._undo(ticket)
+        elif is_here or not is_looking:  # one that left gave back what it knew of
+            said = [float(one) for one in reply]
+            ticket.read(said, now)
+            self._is_paused = said[2] > 0
+            self._is_held_back = ticket.due_at is None or ticket.due_at > now
+            if not is_here:
+                self._give_back_turn(ticket)
         self.admit(now)
 
-    def _undo(self, ticket: Ticket) -> None:
+    # --- places
+
+    @property
+    def _held(self) -> int:
+        """Places that are this process's, those included that it has just asked for."""
+        waiting = sum(ticket.is_given or ticket.asked_at is not None for ticket in self._tickets.values())
+        return self.in_flight_count + waiting
+
+    def renew(self, _now: float) -> None:
+        """Say how many places this process holds, which prolongs their lease."""
+        if self._most_places is not None:
+            self._tell("hold", self._process, self._held, self._courier.lease_seconds)
+
+    def _drop(self, waiting: Waiting, now: float) -> None:
+        ticket = self._tickets.pop(waiting, None)
+        if ticket is not None:
+            self._give_back_turn(ticket)
+            self.renew(now)
+
+    def _give_back_turn(self, ticket: Ticket) -> None:
         if ticket.is_given:
             self._tell("undo", ticket.epoch, *ticket.units)
-            self._leave_place()
-
-    def _leave_place(self) -> None:
-        if self._most_places is not None:
-            self._tell("leave", self._process)
 
     def _tell(self, *arguments: Argument) -> None:
         if self._courier.is_up:
             self._courier.carry(Call(self._key, arguments))
 
-    def renewal(self) -> Call | None:
-        """Return what keeps this process's places its own."""
-        held = self.in_flight_count
-        return Call(self._key, ("renew", self._process, held)) if held else None
+    def _let_wait(self, head: Waiting, ready_at: float | None) -> bool:
+        if super()._let_wait(head, ready_at):
+            return True
+        self._drop(head, ready_at or 0.0)  # nobody waits for it any more
+        return False
+
+    def leave(self, waiting: Waiting, now: float) -> None:
+        """Step out of the line, or back from an admission that was not used."""
+        if not waiting.is_admitted:
+            self._drop(waiting, now)
+        super().leave(waiting, now)
 
     # --- what becomes of it
 
@@ -153,12 +191,6 @@ class SharedAdmission(Admission):
             meter.take(units, now, may_try=False)
             for meter, units in zip(self._meters, units_of(head), strict=True)
         ]
-
-    def leave(self, waiting: Waiting, now: float) -> None:
-        """Step out of the line, or back from an admission that was not used."""
-        if not waiting.is_admitted and (ticket := self._tickets.pop(waiting, None)) is not None:
-            self._undo(ticket)
-        super().leave(waiting, now)
 
     def send(self, waiting: Waiting, now: float) -> None:
         """Take note that an admitted request goes out."""
@@ -182,20 +214,21 @@ class SharedAdmission(Admission):
     def _end(self, waiting: Waiting, outcome: Outcome, now: float) -> None:
         was_sent = waiting.marks[0].is_sent or outcome.is_admitted is not None
         super()._end(waiting, outcome, now)
+        self.renew(now)
+        for waits in self._tickets.values():
+            if not waits.is_given:  # there is a place now that it may get
+                waits.look_at = now
         ticket = self._sent.pop(waiting, None)
         if ticket is None:
-            if self._most_places is not None:
-                self._tell("leave", self._process)
             return
-        self._leave_place()
         if not was_sent and outcome.used_tokens == 0:
-            self._tell("undo", ticket.epoch, *ticket.units)
+            self._give_back_turn(ticket)
         elif outcome.is_admitted and self._is_paused:
             self._tell("prove", ticket.redis_sent_at)
         if was_sent and not outcome.is_rejected and outcome.used_tokens is not None:
-            self._give_back(ticket, outcome.used_tokens)
+            self._give_back_tokens(ticket, outcome.used_tokens)
 
-    def _give_back(self, ticket: Ticket, used_tokens: int) -> None:
+    def _give_back_tokens(self, ticket: Ticket, used_tokens: int) -> None:
         if self._meters[1].mirror is None and self._meters[1].is_paced:
             self._tell("give_back", ticket.epoch, ticket.units[1] - used_tokens)
 

@@ -7,160 +7,163 @@ it but whether it is back. Warns once for each outage and never names a password
 from __future__ import annotations
 
 import atexit
-import importlib
 import logging
 import math
 import os
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from lc_service import clock
+from lc_service.limits.shared.call import Call, Reply
 
 _logger = logging.getLogger(__name__)
 _SCRIPT = Path(__file__).with_name("script.lua")
 _TIMEOUT_SECONDS = 0.25
+_PATIENCE_SECONDS = 1.0
+"""Longer than this, name look-ups included, is away."""
 _TRY_EVERY_SECONDS = 2.0
-_RENEW_EVERY_SECONDS = 15.0
+_LEASE_SECONDS = 60.0
 _MOST_AT_ONCE = 64
-
-Reply = Sequence[bytes] | None
-Argument = str | float | int
-
-
-class Call(NamedTuple):
-    """One step of the script.
-
-    Attributes:
-        key: The state that it is about.
-        arguments: The step's name, then what it asks for; the time is added.
-        on_reply: Told the reply, in the courier's thread; None where nobody waits for one.
-    """
-
-    key: str
-    arguments: Sequence[Argument]
-    on_reply: Callable[[Reply], None] | None = None
+_TRY_KEY = "lc_service:limits:try"
 
 
 class Renewing(Protocol):
     """Somebody who holds what expires."""
 
-    def renewal(self) -> Call | None:
-        """Return what renews it; None where nothing is held."""
+    def renew(self) -> None:
+        """Have it renewed; never blocks."""
 
 
 class Courier:
-    """Carries calls to one Redis. Thread-safe, and safe in finalizers: nothing here waits for anything.
+    """Carries calls to one Redis. Thread-safe, and safe in finalizers: `carry` waits for nothing.
 
     Args:
         url: Of Redis.
+        lease_seconds: How long what this process holds stays its own when it says nothing more.
+        try_every_seconds: How often it is looked whether a Redis that was lost is back.
 
     Raises:
-        ImportError: redis is not installed.
+        ImportError: redis-py is not installed.
         ValueError: The URL is none that redis-py reads.
     """
 
-    def __init__(self, url: str) -> None:
-        self._redis = _import_redis()
-        retry = importlib.import_module("redis.retry").Retry(
-            importlib.import_module("redis.backoff").NoBackoff(), 0
-        )
-        try:
-            self._client: Any = self._redis.Redis.from_url(
-                url,
-                socket_timeout=_TIMEOUT_SECONDS,
-                socket_connect_timeout=_TIMEOUT_SECONDS,
-                retry=retry,
-                decode_responses=False,
-                protocol=2,
-            )
-        except ValueError:
-            raise ValueError("redis_url is none that redis-py reads.") from None  # its text may name a secret
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease_seconds: float = _LEASE_SECONDS,
+        try_every_seconds: float = _TRY_EVERY_SECONDS,
+    ) -> None:
+        self._client = _client(url)
         known = self._client.connection_pool.connection_kwargs
         self._place = known.get("path") or f"{known.get('host', 'localhost')}:{known.get('port', 6379)}"
+        self.lease_seconds = lease_seconds
+        self._try_every_seconds = try_every_seconds
         self._digest = ""
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._starting = threading.Lock()
-        self._thread: threading.Thread | None = None
         self._renewing: weakref.WeakSet[Renewing] = weakref.WeakSet()
+        self._renewing_lock = threading.Lock()
         self._renewed_at = clock.now()
-        self.is_up = True
+        self._busy_since = math.inf
+        self._is_up = True
+        self._thread = threading.Thread(target=self._run, name="lc-service-limits", daemon=True)
+        self._thread.start()
 
-    def renew(self, renewing: Renewing) -> None:
-        """Ask it for its renewal from time to time, for as long as it lives."""
-        self._renewing.add(renewing)
+    @property
+    def is_up(self) -> bool:
+        """Whether it makes sense to ask."""
+        return self._is_up and clock.now() - self._busy_since < _PATIENCE_SECONDS
+
+    def keep_renewing(self, renewing: Renewing) -> None:
+        """Have it renew what it holds from time to time, for as long as it lives."""
+        with self._renewing_lock:
+            self._renewing.add(renewing)
 
     def carry(self, call: Call) -> None:
         """Have a call carried out; never blocks."""
         self._queue.put(call)
-        if self._thread is None and self._starting.acquire(blocking=False):
-            thread = threading.Thread(target=self._run, name="lc-service-limits", daemon=True)
-            self._thread = thread
-            thread.start()
 
     def close(self, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
         """Carry out what is waiting, and end."""
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join(timeout_seconds)
+        self._queue.put(None)
+        self._thread.join(timeout_seconds)
+
+    # --- the thread
 
     def _run(self) -> None:
         is_open = True
-        while is_open:
-            calls: list[Call] = []
-            try:
-                call = self._queue.get(timeout=_RENEW_EVERY_SECONDS if self.is_up else _TRY_EVERY_SECONDS)
-                while call is not None and len(calls) < _MOST_AT_ONCE:
-                    calls.append(call)
-                    call = self._queue.get_nowait()
-                is_open = call is not None
-                if call is not None:
-                    calls.append(call)
-            except queue.Empty:
-                pass
-            self._carry(calls)
-        self._client.close()
+        try:
+            while is_open:
+                calls, is_open = self._next()
+                for call, reply in zip(calls, self._carry_out(calls), strict=True):
+                    if call.on_reply is not None:
+                        call.on_reply(reply)
+                if self._is_up and clock.now() - self._renewed_at >= self.lease_seconds / 4:
+                    self._renew()
+        finally:
+            self._is_up = False
+            self._client.close()
 
-    def _carry(self, calls: list[Call]) -> None:
-        now = clock.now()
-        if self.is_up and now - self._renewed_at >= _RENEW_EVERY_SECONDS:
-            self._renewed_at = now
-            calls += [call for one in list(self._renewing) if (call := one.renewal()) is not None]
-        replies: Sequence[Any] = [None] * len(calls)
-        if self.is_up and calls:
-            try:
-                replies = self._ask(calls)
-            except (self._redis.RedisError, OSError) as error:
+    def _next(self) -> tuple[list[Call], bool]:
+        """Return what waits, none where it is time for something else, and whether more is to come."""
+        calls: list[Call] = []
+        try:
+            call = self._queue.get(timeout=self.lease_seconds / 4 if self._is_up else self._try_every_seconds)
+            while call is not None:
+                calls.append(call)
+                if len(calls) == _MOST_AT_ONCE:
+                    break
+                call = self._queue.get_nowait()
+        except queue.Empty:
+            return calls, True
+        return calls, call is not None
+
+    def _renew(self) -> None:
+        self._renewed_at = clock.now()
+        with self._renewing_lock:
+            renewing = list(self._renewing)
+        for one in renewing:
+            one.renew()
+
+    def _carry_out(self, calls: Sequence[Call]) -> Sequence[Reply]:
+        lost: Sequence[Reply] = [None] * len(calls)
+        self._busy_since = clock.now()
+        try:
+            if not self._is_up:
+                self._try_again()
+            elif calls:
+                return self._ask(calls)
+        except Exception as error:  # noqa: BLE001  whatever is wrong with Redis, calls go on without it
+            if self._is_up:
                 self._lose(error)
-        elif not self.is_up:
-            self._try_again()
-        for call, reply in zip(calls, replies, strict=True):
-            if call.on_reply is not None:
-                call.on_reply(None if isinstance(reply, Exception) else reply)
+        finally:
+            self._busy_since = math.inf
+        return lost
 
-    def _ask(self, calls: Sequence[Call]) -> Sequence[Any]:
-        if not self._digest:
+    def _ask(self, calls: Sequence[Call]) -> Sequence[Reply]:
+        replies = self._bundle(calls) if self._digest else []
+        if not replies or any(isinstance(reply, _redis().exceptions.NoScriptError) for reply in replies):
             self._digest = self._client.script_load(_SCRIPT.read_text(encoding="utf-8"))
-        replies = self._bundle(calls)
-        broken = next((reply for reply in replies if isinstance(reply, Exception)), None)
-        if isinstance(broken, self._redis.exceptions.NoScriptError):  # another server, or one that began anew
-            self._digest = self._client.script_load(_SCRIPT.read_text(encoding="utf-8"))
+            self._renewed_at = -math.inf  # a server that knows no script knows of no places either
             replies = self._bundle(calls)
-            broken = next((reply for reply in replies if isinstance(reply, Exception)), None)
-        if broken is not None:
-            raise broken
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
         return replies
 
     def _bundle(self, calls: Sequence[Call]) -> Sequence[Any]:
+        errors = _redis().exceptions
         try:
             return self._send(calls)
-        except self._redis.TimeoutError:
+        except errors.TimeoutError:
             raise
-        except (self._redis.ConnectionError, OSError):
-            return self._send(calls)  # it may have been an idle connection that somebody closed
+        except (errors.ConnectionError, OSError):
+            # Mostly an idle connection that somebody closed. What was counted twice is given back by time.
+            return self._send(calls)
 
     def _send(self, calls: Sequence[Call]) -> Sequence[Any]:
         pipeline = self._client.pipeline(transaction=False)
@@ -169,46 +172,54 @@ class Courier:
         found: Sequence[Any] = pipeline.execute(raise_on_error=False)
         return found
 
-    def _lose(self, error: BaseException) -> None:
-        self.is_up = False
-        self._tried_at = clock.now()
+    def _lose(self, error: Exception) -> None:
+        self._is_up = False
         _logger.warning(
-            "Redis at %s does not answer (%s): until it does, each process keeps to limits by itself.",
+            "Redis at %s fails (%s): until it is back, each process keeps to limits by itself.",
             self._place,
             type(error).__name__,
         )
 
     def _try_again(self) -> None:
-        if clock.now() - self._tried_at < _TRY_EVERY_SECONDS:
-            return
-        self._tried_at = clock.now()
-        try:
-            self._client.ping()
-        except (self._redis.RedisError, OSError):
-            return
-        self.is_up = True
-        _logger.info("Redis at %s answers again: limits are shared.", self._place)
+        self._ask([Call(_TRY_KEY, ("try",))])
+        self._is_up = True
+        self._renewed_at = -math.inf
+        _logger.info("Redis at %s is back: limits are shared.", self._place)
 
 
-def _import_redis() -> Any:
+def _redis() -> Any:
+    """Return redis-py: for those who have a Redis."""
+    import redis  # noqa: PLC0415  the extra `redis`
+
+    return redis
+
+
+def _client(url: str) -> Any:
+    redis = _redis()
+    backoff, retry = redis.backoff, redis.retry
     try:
-        return importlib.import_module("redis")
-    except ModuleNotFoundError as error:
-        raise ImportError('redis_url needs redis-py: pip install "lc-service[redis]".') from error
-
-
-def shown(value: float | None) -> Argument:
-    """Return a number as the script reads it; what is not known is empty."""
-    return "" if value is None or not math.isfinite(value) else value
+        return redis.Redis.from_url(
+            url,
+            socket_timeout=_TIMEOUT_SECONDS,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
+            retry=retry.Retry(backoff.NoBackoff(), 0),
+            protocol=2,
+        )
+    except ValueError:
+        pass  # its text may name a secret
+    raise ValueError("redis_url is none that redis-py reads.")
 
 
 _couriers: dict[str, Courier] = {}
+_couriers_lock = threading.Lock()
 
 
 def courier_for(url: str) -> Courier:
-    """Return the courier of this process to the Redis of `url`."""
-    courier = _couriers.get(url)
-    return courier if courier is not None else _couriers.setdefault(url, Courier(url))
+    """Return the courier of this process to the Redis of `url`. Thread-safe."""
+    with _couriers_lock:
+        if url not in _couriers:
+            _couriers[url] = Courier(url)
+        return _couriers[url]
 
 
 def _close_all() -> None:
@@ -216,6 +227,12 @@ def _close_all() -> None:
         courier.close()
 
 
+def _begin_anew() -> None:
+    global _couriers_lock  # noqa: PLW0603  the parent's may be held by a thread that does not exist here
+    _couriers_lock = threading.Lock()
+    _couriers.clear()
+
+
 atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):  # its thread does not exist in the child
-    os.register_at_fork(after_in_child=_couriers.clear)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lc_service.limits.mirror import MIN_TOKEN_RATIO, Mark, Mirror
 from lc_service.limits.pace import Pace
-from lc_service.limits.shared.courier import Argument, shown
+from lc_service.limits.shared.call import Argument, shown
 from lc_service.limits.told import Dimension, Told
 
 

@@ -1,4 +1,4 @@
-"""The limiter of one process that shares its limits: the same line, whose head asks Redis.
+"""The limiter of one process that shares its limits: the same line, whose first ask Redis.
 
 Keeps no key and no prompt in Redis: a state is named by a hash.
 """
@@ -13,7 +13,8 @@ from lc_service.limits.admission import Waiting
 from lc_service.limits.limiter import RateLimiter
 from lc_service.limits.rate_limits import RateLimits
 from lc_service.limits.shared.admission import SharedAdmission
-from lc_service.limits.shared.courier import Courier, Reply
+from lc_service.limits.shared.call import Reply
+from lc_service.limits.shared.courier import Courier
 from lc_service.limits.shared.ticket import Ticket
 
 _PREFIX = "lc_service:limits:"
@@ -32,9 +33,15 @@ class SharedRateLimiter(RateLimiter):
         super().__init__(limits)
         self._shared = SharedAdmission(limits, key, courier, self._hear, clock.now())
         self.admission = self._shared
+        if limits.max_concurrency is not None:
+            courier.keep_renewing(self)
 
     def _hear(self, waiting: Waiting, ticket: Ticket, reply: Reply) -> None:
         self.post(self._shared.hear, waiting, ticket, reply)
+
+    def renew(self) -> None:
+        """Prolong the lease of the places that this process holds; never blocks."""
+        self.post(self._shared.renew)
 
 
 def key_of(limits: RateLimits, endpoint: str, credential: Hashable, model: str) -> str:

@@ -1,12 +1,15 @@
 -- What processes share of one endpoint, credential and model: two buckets for each limit (the server's as its
 -- headers show it, and the pace), places, a pause. Knows how to count; what rates and capacities are, it is told.
 --
--- KEYS[1]: the state.  ARGV: the step, the time ('' is Redis's own), then what the step asks for.
+-- KEYS[1]: the state, one value that expires.  ARGV: the step, the time ('' is Redis's own), the step's arguments.
 -- Every step answers {time, epoch, pause, ...}; the epoch tells a state from the one before it was lost.
+-- A step takes the same time however many requests there are; with places it looks at each process that holds some.
 local LIFETIME_MS = 3600000
-local LEASE, LINE = 60, 2         -- seconds after which a process that says nothing has no places, no turn
+local LINE = 2                    -- seconds after which a process that asks for no place has lost its turn
 local LOOK, OVERTAKING = 0.25, 0.05
 local ENOUGH = 1e-6
+local KINDS = {'server', 'pace'}
+local REFUSED = {'0', '0', '0', '0'}
 
 local at = 2
 local function text() at = at + 1; return ARGV[at] end
@@ -18,18 +21,27 @@ if not now then
   now = time[1] + time[2] / 1e6
 end
 local packed = redis.call('GET', KEYS[1])
-local state = packed and cmsgpack.unpack(packed)
-  or {epoch = now, paused = 0, paused_by = 0, places = {}, line = {}, limits = {{sum = 0}, {sum = 0}}}
+local state = packed and cmsgpack.unpack(packed) or {
+  epoch = now, now = now, skew = 0, paused = 0, paused_by = 0, places = {}, line = {},
+  limits = {{sum = 0, newest = 0}, {sum = 0, newest = 0}},
+}
+-- The state's own clock goes on where Redis's is set back.
+state.skew = math.max(state.skew, state.now - now)
+now = now + state.skew
+state.now = now
 
 local function shown(value) return string.format('%.17g', value) end
 
 local function refill(bucket)
-  local elapsed = now - bucket.at
-  if elapsed > 0 then
-    local full = math.max(bucket.level, bucket.capacity + bucket.margin)
-    bucket.level = math.min(full, bucket.level + elapsed * bucket.rate)
-    bucket.at = now
-  end
+  local full = math.max(bucket.level, bucket.capacity + bucket.margin)
+  bucket.level = math.min(full, bucket.level + (now - bucket.at) * bucket.rate)
+  bucket.at = now
+end
+
+local function give_back(bucket, units)
+  refill(bucket)
+  local full = math.max(bucket.level, bucket.capacity + bucket.margin)
+  bucket.level = math.min(full, bucket.level + units * bucket.ratio)
 end
 
 -- The time until `units` fit before which `behind` units, of later requests, are not to be counted.
@@ -40,24 +52,15 @@ local function seconds_until(bucket, units, behind)
   return missing > ENOUGH and missing / bucket.rate or 0
 end
 
-local function longest_wait(units, position)
-  local wait = 0
+local function longest_wait(units, position, is_retry)
+  local wait = is_retry and 0 or math.max(0, state.paused - now)
   for d, limit in ipairs(state.limits) do
     local behind = position and limit.sum - position[d] + units[d] or 0
-    for _, kind in ipairs({'server', 'pace'}) do
+    for _, kind in ipairs(KINDS) do
       if limit[kind] then wait = math.max(wait, seconds_until(limit[kind], units[d], behind)) end
     end
   end
   return wait
-end
-
-local function count(units)
-  for d, limit in ipairs(state.limits) do
-    limit.sum = limit.sum + units[d]
-    for _, kind in ipairs({'server', 'pace'}) do
-      if limit[kind] then limit[kind].level = limit[kind].level - units[d] * limit[kind].ratio end
-    end
-  end
 end
 
 local function set_pace(limit, rate, capacity, ratio)
@@ -74,7 +77,8 @@ end
 -- Down by any response, up by what all of a while agree on.
 local function correct(limit, sent_at, remaining, position)
   local server = limit.server
-  local level = remaining + (now - sent_at) * server.rate - (limit.sum - position) * server.ratio
+  local after = math.max(0, limit.sum - position)
+  local level = remaining + (now - sent_at) * server.rate - after * server.ratio
   level = math.min(level, server.capacity + server.margin)
   if not server.level then
     server.level, server.at = level, now
@@ -96,15 +100,17 @@ local function correct(limit, sent_at, remaining, position)
   end
 end
 
+local function hold(process, held, lease)
+  state.places[process] = held > 0 and {held, now + lease} or nil
+end
+
 -- Whether the process gets a place: there is one, and as many that wait for one before it get theirs.
-local function enter(process, held, most)
+local function enter(process, held, lease, most)
+  hold(process, held, lease)
   local free = most
   for other, place in pairs(state.places) do
-    if place[2] < now then state.places[other] = nil
-    elseif other ~= process then free = free - place[1] end
+    if place[2] < now then state.places[other] = nil else free = free - place[1] end
   end
-  free = free - held
-  state.places[process] = {held, now + LEASE}
   local line, turn = {}, nil
   for _, waiting in ipairs(state.line) do
     if waiting[2] > now - LINE then
@@ -118,32 +124,41 @@ local function enter(process, held, most)
     return false
   end
   if turn then table.remove(line, turn) end
-  state.places[process][1] = held + 1
   return true
 end
 
 local steps = {}
 
+-- A turn, counted now whenever it comes. Refused where there is no place.
 function steps.take()
-  local process, is_retry, most, held = text(), text() == '1', number(), number()
-  local units = {}
+  local is_retry, units = text() == '1', {}
   for d, limit in ipairs(state.limits) do
     units[d] = number()
     local rate, capacity = number(), number()
     if rate and not limit.pace then set_pace(limit, rate, capacity, 1) end
   end
-  if most and not enter(process, held, most) then return {'0', '0', '0', '0'} end
-  local wait = longest_wait(units)
-  if not is_retry then wait = math.max(wait, state.paused - now) end
-  count(units)
+  local most = number()
+  if most then
+    local process, held, lease, is_urgent = text(), number(), number(), text() == '1'
+    if not is_urgent and not enter(process, held, lease, most) then return REFUSED end
+    hold(process, held + 1, lease)
+  end
+  local wait = longest_wait(units, nil, is_retry)
+  for d, limit in ipairs(state.limits) do
+    limit.sum = limit.sum + units[d]
+    for _, kind in ipairs(KINDS) do
+      if limit[kind] then limit[kind].level = limit[kind].level - units[d] * limit[kind].ratio end
+    end
+  end
   return {'1', shown(wait), shown(state.limits[1].sum), shown(state.limits[2].sum)}
 end
 
+-- How long a turn that was given still takes. Refused where this state knows nothing of it.
 function steps.look()
-  local is_retry, position, units = text() == '1', {number(), number()}, {number(), number()}
-  local wait = longest_wait(units, position)
-  if not is_retry then wait = math.max(wait, state.paused - now) end
-  return {'1', shown(wait), shown(position[1]), shown(position[2])}
+  local epoch, is_retry = number(), text() == '1'
+  local position, units = {number(), number()}, {number(), number()}
+  if epoch ~= state.epoch then return REFUSED end
+  return {'1', shown(longest_wait(units, position, is_retry)), shown(position[1]), shown(position[2])}
 end
 
 function steps.see()
@@ -160,53 +175,49 @@ function steps.see()
       set_pace(limit, pace_rate, pace_capacity, ratio)
     end
   end
-  return {}
 end
 
--- What was counted and never sent.
+-- A turn that was counted and not used.
 function steps.undo()
-  local epoch, units = number(), {-number(), -number()}
-  if epoch == state.epoch then count(units) end
-  return {}
+  local epoch = number()
+  for _, limit in ipairs(state.limits) do
+    local units = number()
+    if epoch == state.epoch then
+      limit.sum = limit.sum - units
+      limit.newest = now + OVERTAKING  -- what answers tell of requests before now counts it: raise nothing by them
+      for _, kind in ipairs(KINDS) do
+        if limit[kind] then give_back(limit[kind], units) end
+      end
+    end
+  end
 end
 
--- What was sent and not used, where no headers tell it.
+-- Tokens that were sent and not used, where no headers tell it.
 function steps.give_back()
   local epoch, tokens = number(), number()
   local limit = state.limits[2]
-  if epoch == state.epoch and limit.pace and not limit.server then
-    limit.pace.level = math.min(limit.pace.capacity, limit.pace.level + tokens)
-  end
-  return {}
+  if epoch == state.epoch and limit.pace and not limit.server then give_back(limit.pace, tokens) end
 end
 
 function steps.pause()
   local sent_at, seconds = number(), number()
-  state.paused, state.paused_by = math.max(state.paused, now + seconds), sent_at
-  return {}
+  state.paused = math.max(state.paused, now + seconds)
+  state.paused_by = math.max(state.paused_by, sent_at)
 end
 
 -- A request came through that was sent after the one that was told to wait.
 function steps.prove()
   if number() > state.paused_by + OVERTAKING then state.paused = 0 end
-  return {}
 end
 
-function steps.leave()
-  local place = state.places[text()]
-  if place then place[1] = math.max(0, place[1] - 1) end
-  return {}
+function steps.hold()
+  local process, held, lease = text(), number(), number()
+  hold(process, held, lease)
 end
 
-function steps.renew()
-  local process, held = text(), number()
-  local place = state.places[process]
-  state.places[process] = {place and place[1] or held, now + LEASE}
-  return {}
-end
+-- Whether this Redis can do what is asked of it.
+function steps.try() end
 
-local answer = steps[ARGV[1]]()
+local answer = steps[ARGV[1]]() or {}
 redis.call('SET', KEYS[1], cmsgpack.pack(state), 'PX', LIFETIME_MS)
-local head = {shown(now), shown(state.epoch), shown(math.max(0, state.paused - now))}
-for _, value in ipairs(answer) do head[#head + 1] = value end
-return head
+return {shown(now), shown(state.epoch), shown(math.max(0, state.paused - now)), unpack(answer)}

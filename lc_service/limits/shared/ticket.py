@@ -1,14 +1,19 @@
-"""A ticket: an attempt's turn among all processes, as Redis gave it. A value and how to ask for it."""
+"""A ticket: an attempt's turn among all processes, as Redis gave it. A value and how to ask for it.
+
+Invariant: one that Redis counted is given until Redis says that it knows nothing of it. Asks nobody itself.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _LEAST_LOOK_SECONDS = 1.0
 _PLACE_SECONDS = 0.03
+"""How long to wait before asking again for a place."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
     """What is known of one attempt's turn.
 
@@ -16,7 +21,7 @@ class Ticket:
         units: What it asks of each limit.
         asked_at: When Redis was asked; None where no reply is awaited.
         due_at: When it may be sent; None before Redis said so.
-        look_at: When to ask again how long it takes.
+        look_at: When to ask again: for a turn, or how long it still takes.
         epoch: Which of Redis's states it was given by.
         offset_seconds: Redis's clock minus ours.
         position: What had been asked of each limit by all, up to and with this.
@@ -27,7 +32,7 @@ class Ticket:
     asked_at: float | None = None
     due_at: float | None = None
     look_at: float = 0.0
-    epoch: str = ""
+    epoch: float = 0.0
     offset_seconds: float = 0.0
     position: tuple[float, float] = (0.0, 0.0)
     sent_at: float | None = None
@@ -42,20 +47,18 @@ class Ticket:
         """When it went out, by Redis's clock."""
         return (self.sent_at or 0.0) + self.offset_seconds
 
-    def read(self, reply: list[float], epoch: str, now: float) -> None:
+    def read(self, reply: Sequence[float], now: float) -> None:
         """Take over what Redis replied.
 
         Args:
-            reply: Its time, a pause, whether there was a place, the wait, the positions.
-            epoch: The state's.
+            reply: Its time, its epoch, a pause, whether there is a turn, the wait, the positions.
             now: Our time.
         """
-        redis_now, _, has_place, wait_seconds, *position = reply
-        self.asked_at = None
-        if not has_place:
+        redis_now, self.epoch, _, is_given, wait_seconds, *position = reply
+        if not is_given:
+            self.due_at = None
             self.look_at = now + _PLACE_SECONDS
             return
-        self.epoch = epoch
         self.offset_seconds = redis_now - now
         self.position = (position[0], position[1])
         self.due_at = now + wait_seconds
