@@ -7,8 +7,8 @@ except by models whose own `get_num_tokens_from_messages` does that.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel, LanguageModelLike
@@ -16,8 +16,6 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.configurable import DynamicRunnable
-
-CountMessages = Callable[[list[BaseMessage]], int]
 
 _PROFILE_SHARE = 0.9  # counts are estimates, and in many windows the answer must fit too
 _BYTES_PER_TOKEN = 3  # English has 4 to 5, Chinese 4, other scripts 3 to 6
@@ -28,21 +26,31 @@ _COUNTERS = ("get_num_tokens_from_messages", "get_num_tokens", "get_token_ids")
 
 @dataclass(frozen=True)
 class Window:
-    """How much a model takes, and what counts it.
+    """How much a model takes, and what counts it. Safe to share between threads.
 
     Attributes:
         max_tokens: The most tokens of a prompt, inclusive.
-        count: Counts the tokens of messages, and of the tools bound to the model.
-        has_tools: Whether there are such tools.
+        model: Counts; one that inherits LangChain's count by GPT-2, which downloads a tokenizer, is
+            estimated instead.
+        tools: The tools bound to the model, which are a part of each prompt.
     """
 
     max_tokens: int
-    count: CountMessages
-    has_tools: bool = False
+    model: Any = field(repr=False)
+    tools: Any = field(default=None, repr=False)
+
+    def count(self, messages: list[BaseMessage]) -> int:
+        """Count the tokens of a prompt."""
+        if not _counts_itself(self.model):
+            tools = json.dumps(self.tools, default=str) if self.tools else ""
+            return len(tools) // _BYTES_PER_TOKEN + _estimate(messages)
+        if not self.tools:
+            return int(self.model.get_num_tokens_from_messages(messages))
+        return int(self.model.get_num_tokens_from_messages(messages, tools=self.tools))
 
     def fits(self, messages: list[BaseMessage]) -> bool:
         """Tell whether a prompt fits; what is far too short to fill the window is not counted."""
-        if not self.has_tools and all(isinstance(message.content, str) for message in messages):
+        if not self.tools and all(isinstance(message.content, str) for message in messages):
             # no token is shorter than a byte
             most = sum(len(_written(message)) + _MOST_TOKENS_AROUND for message in messages)
             if most <= self.max_tokens:
@@ -56,8 +64,6 @@ class Window:
 
 def find_window(model: LanguageModelLike, max_input_tokens: int | None = None) -> Window | None:
     """Return the window of a model: the given figure, or 90 % of the one in the model's profile.
-
-    A model that inherits LangChain's count by GPT-2, which downloads a tokenizer, is estimated.
 
     Args:
         model: Any chat model; of one with fallbacks, the smallest window counts.
@@ -76,17 +82,9 @@ def find_window(model: LanguageModelLike, max_input_tokens: int | None = None) -
         raise ValueError(f"max_input_tokens must be at least 1, not {max_input_tokens}")
     if max_input_tokens is None:
         return None
-    tools = next((each.kwargs["tools"] for each in _layers(model) if _has_tools(each)), None)
-    return Window(max_input_tokens, _find_counter(_layers(model)[-1], tools), tools is not None)
-
-
-def _find_counter(model: Any, tools: Any) -> CountMessages:
-    if not _counts_itself(model):
-        extra = len(json.dumps(tools, default=str)) // _BYTES_PER_TOKEN if tools else 0
-        return lambda messages: extra + _estimate(messages)
-    if tools is None:
-        return lambda messages: int(model.get_num_tokens_from_messages(messages))
-    return lambda messages: int(model.get_num_tokens_from_messages(messages, tools=tools))
+    layers = _layers(model)
+    tools = next((layer.kwargs["tools"] for layer in layers if _has_tools(layer)), None)
+    return Window(max_input_tokens, layers[-1], tools)
 
 
 def find_profile(model: LanguageModelLike, key: str) -> int | None:
