@@ -14,20 +14,36 @@ _EXACT = Context(prec=60)  # not the caller's, which may round: sums of money mu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """Tokens, input and output together, and their price in USD. Adds and subtracts without rounding."""
+    """Tokens, input and output together, their price in USD, and HTTP requests. Adds without rounding.
+
+    Requests are counted where a budget limits them, and are 0 elsewhere.
+    """
 
     tokens: int = 0
     usd: Decimal = Decimal()
+    requests: int = 0
 
     def __add__(self, other: Amount) -> Amount:
-        return Amount(tokens=self.tokens + other.tokens, usd=_EXACT.add(self.usd, other.usd))
+        return Amount(
+            tokens=self.tokens + other.tokens,
+            usd=_EXACT.add(self.usd, other.usd),
+            requests=self.requests + other.requests,
+        )
 
     def __sub__(self, other: Amount) -> Amount:
-        return Amount(tokens=self.tokens - other.tokens, usd=_EXACT.subtract(self.usd, other.usd))
+        return Amount(
+            tokens=self.tokens - other.tokens,
+            usd=_EXACT.subtract(self.usd, other.usd),
+            requests=self.requests - other.requests,
+        )
 
     def or_more(self, other: Amount) -> Amount:
-        """Return the greater of both, tokens and USD each for itself."""
-        return Amount(tokens=max(self.tokens, other.tokens), usd=max(self.usd, other.usd))
+        """Return the greater of both, tokens, USD and requests each for itself."""
+        return Amount(
+            tokens=max(self.tokens, other.tokens),
+            usd=max(self.usd, other.usd),
+            requests=max(self.requests, other.requests),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,17 +52,21 @@ class Limit:
 
     tokens: int | None = None
     usd: Decimal | None = None
+    requests: int | None = None
 
     def has_room_for(self, amount: Amount) -> bool:
         """Say whether all of `amount` stays within the limit, which itself may be reached."""
-        return (self.tokens is None or amount.tokens <= self.tokens) and (
-            self.usd is None or amount.usd <= self.usd
+        return (
+            (self.tokens is None or amount.tokens <= self.tokens)
+            and (self.usd is None or amount.usd <= self.usd)
+            and (self.requests is None or amount.requests <= self.requests)
         )
 
     def __sub__(self, amount: Amount) -> Limit:
         return Limit(
             tokens=None if self.tokens is None else self.tokens - amount.tokens,
             usd=None if self.usd is None else _EXACT.subtract(self.usd, amount.usd),
+            requests=None if self.requests is None else self.requests - amount.requests,
         )
 
 

@@ -24,8 +24,10 @@ class _Tracker(TokenCounter):
     Once closed it counts only what began before: LangChain, or another context, may still hold it.
     """
 
-    def __init__(self, outer: _Tracker | None) -> None:
+    def __init__(self, outer: _Tracker | None, usage: UsageReport | None = None) -> None:
         super().__init__()
+        if usage is not None:
+            self.usage = usage
         self.outer = outer
         self.is_closed = False
 
@@ -94,7 +96,7 @@ def counters_among(handlers: Iterable[object]) -> tuple[TokenCounter, ...]:
 
 
 @contextmanager
-def track_usage() -> Iterator[UsageReport]:
+def track_usage(into: UsageReport | None = None) -> Iterator[UsageReport]:
     """Count every model call made inside a `with` block, whichever chain, agent or task makes it.
 
     Follows asyncio tasks, batches, RunnableParallel, `asyncio.to_thread` and whatever else copies the context
@@ -106,6 +108,9 @@ def track_usage() -> Iterator[UsageReport]:
     A block in a generator counts only in the context of the step that began it: where each step runs in a
     context of its own, as in Starlette's thread pool, put the block around the generator.
 
+    Args:
+        into: A report to add to; None for a new one. Of nested blocks only one may add to it.
+
     Yields:
         A live report; it stays readable after the block.
 
@@ -115,7 +120,7 @@ def track_usage() -> Iterator[UsageReport]:
         >>> usage.total.total_tokens
         0
     """
-    tracker = _Tracker(_innermost())
+    tracker = _Tracker(_innermost(), into)
     _tracker.set(tracker)
     try:
         yield tracker.usage

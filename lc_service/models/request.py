@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
+from lc_service.accounting.held import budgets_around
 from lc_service.accounting.prompt import PromptEstimate
 from lc_service.accounting.record import Operation
 from lc_service.accounting.tokenizer import TokenEstimator
@@ -66,10 +67,15 @@ NO_ACCOUNTS = Accounts()
 def accounts(
     budget: Budget | Sequence[Budget] | None, ledger: UsageLedger | None, telemetry: Telemetry | None
 ) -> Accounts:
-    """Put together who accounts for a model's attempts; a ledger that a budget lives in records, too."""
-    if budget is None and ledger is None and telemetry is None:
+    """Put together who accounts for a model's attempts; a ledger that a budget lives in records, too.
+
+    The budgets of `hold_to` blocks around the caller are among them.
+    """
+    around = budgets_around()
+    if budget is None and ledger is None and telemetry is None and not around:
         return NO_ACCOUNTS
-    budgets = tuple(budget) if isinstance(budget, Sequence) else (() if budget is None else (budget,))
+    own = tuple(budget) if isinstance(budget, Sequence) else (() if budget is None else (budget,))
+    budgets = (*own, *around)
     ledgers = dict.fromkeys([ledger, *(each.ledger for each in budgets)])
     return Accounts(
         budgets=budgets,

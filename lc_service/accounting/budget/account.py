@@ -104,11 +104,21 @@ class LocalAccount:
                 "An attempt could not be priced (%s); it is charged as reserved.", type(error).__name__
             )
             charged = hold.amount
+        if hold.amount.requests:
+            charged = replace(charged, requests=hold.amount.requests)
         self._close(hold, charged)
 
     def release(self, hold: Hold) -> None:
         """End a reservation that was not used. Never raises or waits."""
         self._close(hold, Amount())
+
+    def spend(self, amount: Amount, since: datetime | None) -> None:
+        """Take `amount` as spent, room or not."""
+        with self._lock:
+            self._post()
+            self._turn_to(since)
+            self._balance = replace(self._balance, spent=self._balance.spent + amount)
+        self._post_all()
 
     def is_held_elsewhere(self, balance: Balance, since: datetime | None) -> bool:  # noqa: ARG002  as a ledger's
         """Say whether another process holds room: never."""

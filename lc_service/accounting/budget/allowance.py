@@ -7,6 +7,7 @@ who wait for it, or nothing moved for ten minutes. Keeps no sums and no order it
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
@@ -55,8 +56,11 @@ class Allowance:
             UnpricedModelError: The limit is in USD and no price is known.
             UnboundedRequestError: The budget is strict and nothing bounds the prompt or the answer.
         """
+        if self.limit.tokens is None and self.limit.usd is None:
+            return Amount(requests=1)
         measure = greatest_amount if self._is_strict else probable_amount
-        return measure(request, in_usd=self.limit.usd is not None)
+        amount = measure(request, in_usd=self.limit.usd is not None)
+        return amount if self.limit.requests is None else replace(amount, requests=1)
 
     def balance(self) -> Balance:
         """Return what is spent and reserved in this period."""
@@ -156,6 +160,16 @@ class Allowance:
         else:
             self.account.release(hold)
 
+    def spend(self, amount: Amount) -> None:
+        """Take `amount` as spent in this period.
+
+        Raises:
+            TypeError: The sums are a ledger's.
+        """
+        if isinstance(self.account, LedgerAccount):
+            raise TypeError("A budget in a ledger is charged by what is recorded there, and by nothing else.")
+        self.account.spend(amount, self._period())
+
     def _period(self) -> datetime | None:
         if not self._per_day:
             return None
@@ -171,6 +185,8 @@ class Allowance:
                 parts.append(f"{some.usd:.6f} USD")
             if self.limit.tokens is not None:
                 parts.append(f"{some.tokens:,} tokens")
+            if self.limit.requests is not None:
+                parts.append(f"{some.requests:,} requests")
             return " and ".join(parts)
 
         raise BudgetExceeded(

@@ -1,4 +1,4 @@
-"""A budget in USD or tokens: room is reserved before an attempt is sent, and settled when it has ended.
+"""A budget in USD, tokens or requests: room is reserved before an attempt, and settled when it has ended.
 
 Invariant: a strict budget's spent and reserved amounts together never exceed its limit. Sends nothing, and
 records nothing.
@@ -74,6 +74,7 @@ class Budget:
         tokens: The most tokens, input and output together; None for no limit. Both limits may be given.
         strict: Set aside the most that each request allows, so that the limit is never exceeded. Else what
             the model's recent answers let expect, so that the last calls may exceed it a little.
+        requests: The most HTTP requests, retries counted; None for no limit. In this process only.
         per_day: Begin anew at midnight UTC. An attempt belongs to the day on which it began.
         tag: Only calls with this LangChain tag count, and only they are held to it.
         ledger: Where the sums are kept.
@@ -93,17 +94,24 @@ class Budget:
         tokens: int | None = None,
         strict: bool = False,
         *,
+        requests: int | None = None,
         per_day: bool = False,
         tag: str | None = None,
         ledger: UsageLedger | None = None,
         name: str | None = None,
     ) -> None:
-        if usd is None and tokens is None:
-            raise ValueError("A budget needs a limit: give usd=..., tokens=... or both.")
+        if usd is None and tokens is None and requests is None:
+            raise ValueError("A budget needs a limit: give usd=..., tokens=..., requests=... or several.")
+        if requests is not None and ledger is not None:
+            raise ValueError("A ledger keeps no count of requests under way: give requests=... without one.")
         if tag is not None and not (isinstance(tag, str) and tag):
             raise ValueError(f"tag must be a text that is not empty, not {tag!r}.")
         self._order = next(_count)
-        self.limit = Limit(usd=_usd(usd), tokens=_tokens(tokens))
+        self.limit = Limit(
+            usd=_usd(usd),
+            tokens=_count_of("tokens", tokens, "1_000_000"),
+            requests=_count_of("requests", requests, "20"),
+        )
         self.strict = strict
         self.per_day = per_day
         self.tag = tag
@@ -149,9 +157,18 @@ class Budget:
         """Do as `reserve`, without blocking the event loop. A cancelled wait leaves nothing reserved."""
         return await areserve_all((self,), request)
 
+    def spend(self, amount: Amount) -> None:
+        """Charge what was spent elsewhere, whether there is room for it or not. Thread-safe.
+
+        Raises:
+            TypeError: The budget has a ledger, which charges what is recorded there.
+        """
+        self._allowance.spend(amount)
+
     def __repr__(self) -> str:
         parts = [] if self.limit.usd is None else [f"usd={str(self.limit.usd)!r}"]
         parts += [] if self.limit.tokens is None else [f"tokens={self.limit.tokens}"]
+        parts += [] if self.limit.requests is None else [f"requests={self.limit.requests}"]
         parts += [f"{name}=True" for name in ("strict", "per_day") if getattr(self, name)]
         parts += [f"{name}={getattr(self, name)!r}" for name in ("tag", "name") if getattr(self, name)]
         if self.ledger is not None:
@@ -233,9 +250,9 @@ def _usd(value: Decimal | str | float | None) -> Decimal | None:
     return usd
 
 
-def _tokens(value: int | None) -> int | None:
+def _count_of(name: str, value: int | None, example: str) -> int | None:
     if value is None:
         return None
     if type(value) is not int or value < 0:
-        raise ValueError(f"tokens must be a whole number of at least 0, such as 1_000_000, not {value!r}.")
+        raise ValueError(f"{name} must be a whole number of at least 0, such as {example}, not {value!r}.")
     return value
