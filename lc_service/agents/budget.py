@@ -1,0 +1,229 @@
+"""`BudgetMiddleware`: an agent that cannot spend more than it was given.
+
+Invariant: room is reserved before each HTTP attempt of every model that the agent and its tools call, so that
+a runaway agent stops at its limit. Retries nothing, and changes no message that the model wrote.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NotRequired, get_args
+from uuid import uuid4
+
+from langchain.agents.middleware import AgentState, ModelRequest, ModelResponse, hook_config
+from langchain.agents.middleware.types import PrivateStateAttr, ToolCallRequest
+from langchain_core.messages import AIMessage, ToolMessage
+from langgraph.channels.untracked_value import UntrackedValue
+from langgraph.runtime import Runtime
+
+from lc_service.accounting.budget import Budget
+from lc_service.accounting.budget.exceeded import BudgetExceeded
+from lc_service.accounting.held import hold_to
+from lc_service.accounting.spending import Amount, Limit
+from lc_service.agents.run_scope import Live, RunScopedMiddleware
+
+Scope = Literal["run", "thread"]
+OnExceeded = Literal["end", "raise"]
+
+
+class LiveBudget(Live):
+    """A run's budget, and what it said no to."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.refusal: BudgetExceeded | None = None
+        self.is_told = False
+
+
+_Untracked = UntrackedValue(LiveBudget, guard=False)  # parallel tools may set it in one step
+
+
+class RunBudgetState(AgentState[Any]):
+    """The state of an agent with a budget for each run; nothing of it is saved."""
+
+    live_run_budget: NotRequired[Annotated[LiveBudget, _Untracked, PrivateStateAttr]]
+
+
+class ThreadBudgetState(AgentState[Any]):
+    """The state of an agent with a budget for each thread: `thread_spent` is saved by the checkpointer."""
+
+    live_thread_budget: NotRequired[
+        Annotated[LiveBudget, UntrackedValue(LiveBudget, guard=False), PrivateStateAttr]
+    ]
+    thread_spent: NotRequired[Annotated[dict[str, Any], PrivateStateAttr]]
+
+
+class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
+    """Hold an agent to USD, tokens or HTTP requests, for each run or for each thread.
+
+    Counted and held is whatever the agent's model and its tools ask of models of this package, attempt by
+    attempt: retries, embeddings, and agents inside of tools. Room is reserved before an attempt is sent, so
+    the limit of requests is never exceeded, and the others as little as `Budget` says; with `strict=True`
+    not at all. A model that another middleware calls by itself, such as the one of
+    `SummarizationMiddleware`, is not held: give that one a `budget=`.
+
+    A run is one `invoke` or `stream`; resuming an interrupted run is another one. A thread's sum is kept in
+    the agent's state, so it needs a checkpointer. What a step spent that ended in an error is in no
+    checkpoint: this object remembers it for the thread, another process does not.
+
+    One object serves any number of runs, threads and event loops at once. Give an agent two of them to
+    limit both its runs and its threads.
+
+    Args:
+        usd: The most in USD; None for no limit. A float means what it looks like.
+        tokens: The most tokens, input and output together; None for no limit.
+        requests: The most HTTP requests to models, retries counted; None for no limit.
+        per: `"run"` or `"thread"`.
+        strict: As for `Budget`: set aside the most that each request allows. Needs `max_tokens`.
+        on_exceeded: `"end"` ends the run with what it has: a tool that was refused a model call gets an
+            error as its result, so that no tool call stays open, and the last message is an AIMessage whose
+            `response_metadata["finish_reason"]` is `"budget_exceeded"`; with a `response_format` there is no
+            `structured_response` then. `"raise"` raises `BudgetExceeded` out of the agent; with a
+            checkpointer the run can be resumed, by the same graph with a larger budget.
+
+    Raises:
+        ValueError: There is no limit, or one that is none, or another argument is wrong.
+        TypeError: At the first call, where the agent's model is none of this package: it would not ask.
+        BudgetExceeded: As described; of a budget around this agent, or of a model's own, in any case.
+
+    Example:
+        >>> from langchain.agents import create_agent
+        >>> from lc_service import ReliableChatOpenAI
+        >>> model = ReliableChatOpenAI(model="gpt-5.4-mini", api_key="sk-...")
+        >>> limits = [BudgetMiddleware(requests=20), BudgetMiddleware(usd="0.50", per="thread")]
+        >>> agent = create_agent(model, [], middleware=limits)
+    """
+
+    def __init__(
+        self,
+        usd: Decimal | str | float | None = None,
+        tokens: int | None = None,
+        *,
+        requests: int | None = None,
+        per: Scope = "run",
+        strict: bool = False,
+        on_exceeded: OnExceeded = "end",
+    ) -> None:
+        super().__init__()
+        if per not in get_args(Scope):
+            raise ValueError(f'per must be "run" or "thread", not {per!r}.')
+        if on_exceeded not in get_args(OnExceeded):
+            raise ValueError(f'on_exceeded must be "end" or "raise", not {on_exceeded!r}.')
+        self.limit = Budget(usd, tokens, requests=requests).limit
+        self.per = per
+        self.strict = strict
+        self.on_exceeded = on_exceeded
+        self.channel = f"live_{per}_budget"
+        self.state_schema = RunBudgetState if per == "run" else ThreadBudgetState
+
+    @property
+    def name(self) -> str:
+        """The middleware's name: another one for threads, so that an agent may have both."""
+        return "BudgetMiddleware" if self.per == "run" else "ThreadBudgetMiddleware"
+
+    @hook_config(can_jump_to=["end"])
+    def before_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+        """Save what was spent, and end the run if the budget said no since the last answer."""
+        live = self._live(state, runtime.execution_info)
+        update = self._published(live)
+        if live.refusal is None:
+            return update
+        if not live.is_told:
+            update["messages"] = [self._last_word(live, live.refusal)]
+        return {**update, "jump_to": "end"}
+
+    @hook_config(can_jump_to=["end"])
+    async def abefore_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+        """Do as `before_model`."""
+        return self.before_model(state, runtime)
+
+    def after_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+        """Save what the last tools spent."""
+        return self._published(self._live(state, runtime.execution_info))
+
+    async def aafter_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+        """Do as `after_agent`."""
+        return self.after_agent(state, runtime)
+
+    def _begin(self, state: Any, broken: LiveBudget | None) -> LiveBudget:
+        limit = self.limit
+        budget = Budget(
+            limit.usd,
+            limit.tokens,
+            self.strict,
+            requests=limit.requests,
+            name=f"of the agent's {self.per} ({uuid4().hex[:8]})",  # by which a refusal is known as its own
+        )
+        if self.per == "thread":
+            spent = _read(state.get("thread_spent"))
+            budget.spend(spent if broken is None else spent.or_more(broken.budget.spent))
+        return LiveBudget(budget)
+
+    def _saved(self, live: LiveBudget) -> dict[str, Any]:
+        return {} if self.per == "run" else {"thread_spent": _told(live.budget.spent)}
+
+    def _inside(self, live: LiveBudget) -> AbstractContextManager[None]:
+        return hold_to(live.budget)
+
+    def _model_step(self, request: ModelRequest[Any]) -> Any:
+        if "budget" not in type(request.model).model_fields:
+            raise TypeError(
+                f"BudgetMiddleware cannot hold {type(request.model).__name__}: it does not ask before it "
+                "sends. Give the agent a ReliableChatOpenAI, such as OpenAIService(...).chat_model."
+            )
+        return super()._model_step(request)
+
+    def _instead_of_answer(self, live: LiveBudget, error: BaseException) -> ModelResponse[Any] | None:
+        if not self._ends(live, error):
+            return None
+        return ModelResponse(result=[self._last_word(live, error)])
+
+    def _instead_of_result(
+        self, live: LiveBudget, error: BaseException, request: ToolCallRequest
+    ) -> ToolMessage | None:
+        if not self._ends(live, error):
+            return None
+        return ToolMessage(
+            content="The tool was stopped: the budget was used up.",
+            name=request.tool_call["name"],
+            tool_call_id=request.tool_call["id"],
+            status="error",
+        )
+
+    def _ends(self, live: LiveBudget, error: BaseException) -> bool:
+        """Say whether `error` is this budget's own refusal and the run is to end with what it has."""
+        if (
+            self.on_exceeded == "raise"
+            or not isinstance(error, BudgetExceeded)
+            or error.budget != live.budget.name
+        ):
+            return False
+        live.refusal = error
+        return True
+
+    def _last_word(self, live: LiveBudget, refusal: BaseException) -> AIMessage:
+        live.is_told = True
+        spent = live.budget.spent
+        facts = {"per": self.per, "limit": _told(self.limit), "spent": _told(spent)}
+        if isinstance(refusal, BudgetExceeded):
+            facts["requested"] = _told(refusal.requested)
+        return AIMessage(
+            content=f"The budget of this {self.per} is used up. It ends here, with what it has.",
+            response_metadata={"finish_reason": "budget_exceeded", "budget": facts},
+        )
+
+
+def _told(some: Amount | Limit) -> dict[str, Any]:
+    """Return amounts as JSON can hold them; USD as text, exactly."""
+    return {
+        "usd": None if some.usd is None else str(some.usd),
+        "tokens": some.tokens,
+        "requests": some.requests,
+    }
+
+
+def _read(told: dict[str, Any] | None) -> Amount:
+    if told is None:
+        return Amount()
+    return Amount(usd=Decimal(told["usd"]), tokens=told["tokens"], requests=told["requests"])

@@ -1,0 +1,161 @@
+"""`UsageMiddleware`: what a run of an agent used, in its state and on its last message.
+
+Invariant: what is counted is what the server bills: every attempt of the agent's model and of all models that
+its tools call, other agents' included. Prevents nothing: `BudgetMiddleware` does.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from decimal import Decimal
+from typing import Annotated, Any, NotRequired, cast
+
+from langchain.agents.middleware import AgentState
+from langchain.agents.middleware.types import OmitFromInput, PrivateStateAttr
+from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
+from langgraph.channels.untracked_value import UntrackedValue
+from langgraph.runtime import Runtime
+from typing_extensions import TypedDict
+
+from lc_service.accounting.tracker import track_usage
+from lc_service.accounting.usage_report import UsageReport
+from lc_service.agents.run_scope import Live, RunScopedMiddleware
+
+METADATA_KEY = "run_usage"
+
+
+class AgentUsage(TypedDict):
+    """What a run or a thread used, as JSON can hold it.
+
+    Keys:
+        calls: Model calls, embeddings included.
+        requests: Their HTTP attempts, retries counted.
+        input_tokens: Tokens of the prompts, cached ones included.
+        cached_input_tokens: Those of them that came from the provider's cache.
+        output_tokens: Tokens of the answers, reasoning included.
+        reasoning_tokens: Those of them spent on reasoning.
+        total_tokens: Input and output together.
+        estimated: Attempts whose usage is an estimate.
+        unknown: Attempts that may have used tokens which nobody told: the sums are a lower bound then.
+        cost_usd: In USD, as decimal text; None where some of it has no known price or usage.
+    """
+
+    calls: int
+    requests: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    total_tokens: int
+    estimated: int
+    unknown: int
+    cost_usd: str | None
+
+
+class LiveUsage(Live):
+    """A run's report, and what its thread had used before."""
+
+    def __init__(self, before: AgentUsage | None) -> None:
+        self.report = UsageReport()
+        self.before = before
+
+
+class UsageState(AgentState[Any]):
+    """The state of an agent whose usage is counted.
+
+    `usage` is this run's, or the last one's; `thread_usage` that of all runs of the thread, where a
+    checkpointer keeps it.
+    """
+
+    live_usage: NotRequired[Annotated[LiveUsage, UntrackedValue(LiveUsage, guard=False), PrivateStateAttr]]
+    usage: NotRequired[Annotated[AgentUsage, OmitFromInput]]
+    thread_usage: NotRequired[Annotated[AgentUsage, OmitFromInput]]
+
+
+class UsageMiddleware(RunScopedMiddleware[LiveUsage]):
+    """Count what an agent uses, its tools and the agents in them included.
+
+    The result of a run has `usage` and `thread_usage`, each an `AgentUsage`; the last message has the run's
+    under `response_metadata["run_usage"]`. In the course of a run the state is brought up to date with each
+    answer of the model, so an interrupted run has it too.
+
+    Of models of this package every attempt is counted, of others every call. A model that another middleware
+    calls by itself, such as the one of `SummarizationMiddleware`, is not in it: `track_usage()` around the
+    whole run counts that as well. What a step used that ended in an error is in no checkpoint: this object
+    remembers it for the thread, another process does not.
+
+    One object serves any number of runs, threads and event loops at once.
+
+    Example:
+        >>> from langchain.agents import create_agent
+        >>> from lc_service import ReliableChatOpenAI
+        >>> model = ReliableChatOpenAI(model="gpt-5.4-mini", api_key="sk-...")
+        >>> agent = create_agent(model, [], middleware=[UsageMiddleware()])
+        >>> # agent.invoke({"messages": [("user", "Hello")]})["usage"]["total_tokens"]
+    """
+
+    channel = "live_usage"
+    state_schema = UsageState
+
+    def __init__(self) -> None:
+        super().__init__()
+        # here, rather than in an event loop at the first call: a quarter of a second
+        import genai_prices  # noqa: F401, PLC0415
+
+    def after_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+        """Put the run's usage on its last message."""
+        live = self._live(state, runtime.execution_info)
+        update = self._published(live)
+        if (last := _with_usage(state["messages"], update["usage"])) is not None:
+            update["messages"] = [last]
+        return update
+
+    async def aafter_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+        """Do as `after_agent`."""
+        return self.after_agent(state, runtime)
+
+    def _begin(self, state: Any, broken: LiveUsage | None) -> LiveUsage:
+        before: AgentUsage | None = state.get("thread_usage")
+        if broken is not None:
+            known = self._saved(broken)["thread_usage"]
+            if before is None or known["requests"] > before["requests"]:
+                before = known
+        return LiveUsage(before)
+
+    def _saved(self, live: LiveUsage) -> dict[str, Any]:
+        usage = _told(live.report)
+        return {"usage": usage, "thread_usage": usage if live.before is None else _sum(live.before, usage)}
+
+    def _inside(self, live: LiveUsage) -> AbstractContextManager[UsageReport]:
+        return track_usage(into=live.report)
+
+
+def _told(report: UsageReport) -> AgentUsage:
+    total, cost_usd = report.total, report.cost_usd
+    return AgentUsage(
+        calls=report.calls,
+        requests=report.attempts,
+        input_tokens=total.input_tokens,
+        cached_input_tokens=total.cached_input_tokens,
+        output_tokens=total.output_tokens,
+        reasoning_tokens=total.reasoning_tokens,
+        total_tokens=total.total_tokens,
+        estimated=report.estimated,
+        unknown=report.unknown,
+        cost_usd=None if cost_usd is None else str(cost_usd),
+    )
+
+
+def _sum(one: AgentUsage, other: AgentUsage) -> AgentUsage:
+    first, second = one["cost_usd"], other["cost_usd"]
+    both: Any = {name: count + other[name] for name, count in one.items() if isinstance(count, int)}  # type: ignore[literal-required]
+    both["cost_usd"] = None if first is None or second is None else str(Decimal(first) + Decimal(second))
+    return cast("AgentUsage", both)
+
+
+def _with_usage(messages: list[AnyMessage], usage: AgentUsage) -> AnyMessage | None:
+    """Return the last message with `usage` on it, or None where the run made none."""
+    last = messages[-1] if messages else None
+    if not isinstance(last, (AIMessage, ToolMessage)):
+        return None
+    return last.model_copy(update={"response_metadata": {**last.response_metadata, METADATA_KEY: usage}})
