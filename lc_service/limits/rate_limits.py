@@ -29,6 +29,7 @@ class RateLimits:
 
     Raises:
         ValueError: A limit is not a positive number, or the URL is none of Redis.
+        ImportError: There is a URL, and redis-py is not installed.
     """
 
     requests_per_minute: float | None = None
@@ -48,10 +49,24 @@ class RateLimits:
             )
         if self.redis_url is not None and not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("redis_url must begin with redis://, rediss:// or unix://.")
+        if self.redis_url is not None and not _is_readable(self.redis_url):
+            raise ValueError("redis_url is none that redis-py reads: look at its port, database and options.")
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_readable(url: str) -> bool:
+    try:
+        from redis.connection import parse_url  # noqa: PLC0415  the extra `redis`
+    except ModuleNotFoundError as error:
+        raise ImportError('redis_url needs redis-py: pip install "lc-service[redis]".') from error
+    try:
+        parse_url(url)  # type: ignore[no-untyped-call]  # redis-py has no types here
+    except ValueError:  # its text may name a password
+        return False
+    return True
 
 
 LEARNED = RateLimits()

@@ -45,10 +45,6 @@ class Courier:
         url: Of Redis.
         lease_seconds: How long what this process holds stays its own when it says nothing more.
         try_every_seconds: How often it is looked whether a Redis that was lost is back.
-
-    Raises:
-        ImportError: redis-py is not installed.
-        ValueError: The URL is none that redis-py reads.
     """
 
     def __init__(
@@ -196,18 +192,13 @@ def _redis() -> Any:
 
 def _client(url: str) -> Any:
     redis = _redis()
-    backoff, retry = redis.backoff, redis.retry
-    try:
-        return redis.Redis.from_url(
-            url,
-            socket_timeout=_TIMEOUT_SECONDS,
-            socket_connect_timeout=_TIMEOUT_SECONDS,
-            retry=retry.Retry(backoff.NoBackoff(), 0),
-            protocol=2,
-        )
-    except ValueError:
-        pass  # its text may name a secret
-    raise ValueError("redis_url is none that redis-py reads.")
+    return redis.Redis.from_url(  # `RateLimits` has read it before
+        url,
+        socket_timeout=_TIMEOUT_SECONDS,
+        socket_connect_timeout=_TIMEOUT_SECONDS,
+        retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
+        protocol=2,
+    )
 
 
 _couriers: dict[str, Courier] = {}
