@@ -102,6 +102,14 @@ class UsageMiddleware(RunScopedMiddleware[LiveUsage]):
         # here, rather than in an event loop at the first call: a quarter of a second
         import genai_prices  # noqa: F401, PLC0415
 
+    def before_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+        """Begin to count."""
+        return self._published(self._live(state, runtime.execution_info))
+
+    async def abefore_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+        """Do as `before_agent`."""
+        return self.before_agent(state, runtime)
+
     def after_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
         """Put the run's usage on its last message."""
         live = self._live(state, runtime.execution_info)

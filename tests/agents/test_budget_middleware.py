@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from typing import Any
+
+import openai
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import ModelRetryMiddleware
+from langchain.agents.structured_output import ToolStrategy
+from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import END, START, MessagesState, StateGraph
+from pydantic import BaseModel
+
+from lc_service import Budget, BudgetExceeded
+from lc_service.agents import BudgetMiddleware, RetryMiddleware
+from lc_service.simulator import Fault
+
+ASK: Any = {"messages": [("user", "Hello there")]}
+
+
+def look_up(word: str) -> str:
+    """Look a word up."""
+    return word
+
+
+def cost_of(usage: Any) -> Decimal:
+    """USD at the list price of gpt-4.1-mini: 0.40 and 1.60 for a million."""
+    return (usage.input_tokens * Decimal("0.4") + usage.output_tokens * Decimal("1.6")) / 1_000_000
+
+
+AMOUNTS: list[tuple[dict[str, Any], Any]] = [
+    ({"requests": 5}, lambda bill: 1),
+    ({"tokens": 700}, lambda usage: usage.total_tokens),
+    ({"tokens": 1_500, "strict": True}, lambda usage: usage.total_tokens),
+    ({"usd": "0.0004"}, cost_of),
+]
+
+
+@pytest.mark.parametrize("per", ["run", "thread"])
+@pytest.mark.parametrize(("limit", "amount"), AMOUNTS, ids=["requests", "tokens", "strict", "usd"])
+def test_a_runaway_agent_stops_within_one_request_of_its_budget(
+    *,
+    limit: Any,
+    amount: Any,
+    per: Any,
+    simulate: Any,
+    make_model: Any,
+    runaway: Any,
+    run: Any,
+    well_formed: Any,
+) -> None:
+    server = simulate()
+    middleware = BudgetMiddleware(**limit, per=per)
+    agent = create_agent(
+        make_model(), [look_up], middleware=[middleware, runaway], checkpointer=InMemorySaver()
+    )
+    state = run(agent, thread="1")
+    most = Decimal(next(iter(limit.values())))
+    amounts = [amount(request.usage) for request in server.requests]
+    assert sum(amounts[:-1]) <= most  # a budget that guesses may be passed by its last request
+    if "requests" in limit or "strict" in limit:
+        assert sum(amounts) <= most
+    last = state["messages"][-1]
+    assert last.response_metadata["finish_reason"] == "budget_exceeded"
+    facts = last.response_metadata["budget"]
+    kind = next(iter(limit))
+    assert facts["per"] == per
+    assert Decimal(facts["spent"][kind]) == sum(amounts)
+    assert sum(amounts) + Decimal(facts["requested"][kind]) > most  # it was not stopped early
+    assert well_formed(state["messages"])
+    assert len(server.requests) > 2
+
+
+def test_an_agent_below_its_budget_is_not_disturbed(simulate: Any, make_model: Any, run: Any) -> None:
+    server = simulate()
+    plain = run(create_agent(make_model(), [look_up]), "look_up it")
+    held = run(create_agent(make_model(), [look_up], middleware=[BudgetMiddleware(requests=2)]), "look_up it")
+    assert [message.text for message in held["messages"]] == [message.text for message in plain["messages"]]
+    assert held.keys() - {"live_run_budget"} == plain.keys()
+    assert len(server.requests) == 4
+
+
+def test_retries_are_requests(simulate: Any, make_model: Any, runaway: Any, run: Any) -> None:
+    busy = Fault("rate_limit", retry_after_seconds=0.001)
+    server = simulate(faults=[busy, busy, None, busy, None, None, None])
+    agent = create_agent(make_model(), [look_up], middleware=[BudgetMiddleware(requests=4), runaway])
+    state = run(agent)
+    assert [request.status for request in server.requests] == [429, 429, 200, 429]
+    assert state["messages"][-1].response_metadata["budget"]["spent"]["requests"] == 4
+
+
+def test_a_budget_of_a_thread_adds_its_runs_up(simulate: Any, make_model: Any, run: Any) -> None:
+    server = simulate()
+    saver = InMemorySaver()
+
+    def agent() -> Any:  # each time as in a new process: only the checkpointer knows what was spent
+        middleware = [BudgetMiddleware(requests=3, per="thread"), BudgetMiddleware(requests=2)]
+        return create_agent(make_model(), [look_up], middleware=middleware, checkpointer=saver)
+
+    assert "look_up" not in run(agent(), "look_up it", thread="1")["messages"][-1].text
+    assert len(server.requests) == 2
+    state = run(agent(), "look_up it", thread="1")
+    assert len(server.requests) == 3
+    assert state["messages"][-1].response_metadata["budget"]["per"] == "thread"
+    run(agent(), "Hello", thread="1")
+    assert len(server.requests) == 3
+    run(agent(), "Hello", thread="2")
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("per", ["run", "thread"])
+def test_a_refused_run_is_resumed_with_a_larger_budget(
+    *, per: Any, simulate: Any, make_model: Any, runaway: Any, run: Any, well_formed: Any
+) -> None:
+    server = simulate()
+    saver = InMemorySaver()
+
+    def agent(requests: int) -> Any:
+        middleware = [BudgetMiddleware(requests=requests, per=per, on_exceeded="raise"), runaway]
+        return create_agent(make_model(), [look_up], middleware=middleware, checkpointer=saver)
+
+    first = agent(3)
+    with pytest.raises(BudgetExceeded) as caught:
+        run(first, thread="1")
+    assert (caught.value.limit.requests, caught.value.spent.requests) == (3, 3)
+    assert len(server.requests) == 3
+    snapshot = first.get_state({"configurable": {"thread_id": "1"}})
+    assert snapshot.next == ("model",)
+    assert not any(name.startswith("live") for name in snapshot.values)
+    assert well_formed(snapshot.values["messages"])
+    with pytest.raises(BudgetExceeded) as caught:
+        run(agent(5), None, thread="1")
+    # a thread goes on where it was, a run that is resumed is another run
+    assert len(server.requests) == (5 if per == "thread" else 8)
+    assert caught.value.spent.requests == 5
+    last = create_agent(make_model(), [look_up], checkpointer=saver)
+    assert run(last, None, thread="1")["messages"][-1].text.startswith("According to the tool")
+
+
+def test_what_a_failed_step_spent_is_remembered_for_the_thread(simulate: Any, make_model: Any) -> None:
+    server = simulate(faults=["server_error"] * 3)
+    agent = create_agent(
+        make_model(),
+        [],
+        middleware=[BudgetMiddleware(requests=4, per="thread")],
+        checkpointer=InMemorySaver(),
+    )
+    config: Any = {"configurable": {"thread_id": "1"}}
+    with pytest.raises(openai.InternalServerError):
+        agent.invoke(ASK, config)
+    assert agent.invoke(None, config)["messages"][-1].text.startswith("You said")
+    state = agent.invoke(ASK, config)
+    assert state["messages"][-1].response_metadata["budget"]["spent"]["requests"] == 4
+    assert len(server.requests) == 4
+
+
+def experts(make_model: Any, *middleware: Any) -> list[Any]:
+    """Two tools with an agent in each, which calls a tool once and then answers: two requests."""
+    agent = create_agent(make_model(), [look_up], middleware=middleware)
+
+    def ask_tom(question: str) -> str:
+        """Ask Tom."""
+        return agent.invoke({"messages": [("user", "look_up it")]})["messages"][-1].text
+
+    def ask_ann(question: str) -> str:
+        """Ask Ann."""
+        return asyncio.run(agent.ainvoke({"messages": [("user", "look_up it")]}))["messages"][-1].text
+
+    return [ask_tom, ask_ann]
+
+
+def test_agents_in_tools_spend_from_the_same_budget(
+    simulate: Any, make_model: Any, run: Any, well_formed: Any
+) -> None:
+    server = simulate()
+    for requests in range(1, 7):
+        server.reset()
+        agent = create_agent(
+            make_model(), experts(make_model), middleware=[BudgetMiddleware(requests=requests)]
+        )
+        state = run(agent, "ask_tom and ask_ann")
+        assert len(server.requests) == requests
+        assert well_formed(state["messages"])
+        told = [m for m in state["messages"] if m.type == "tool"]
+        assert len(told) == (2 if requests > 0 else 0)
+        is_ended = state["messages"][-1].response_metadata["finish_reason"] == "budget_exceeded"
+        assert is_ended == (requests < 6)
+        assert any(message.status == "error" for message in told) == (requests < 5)
+
+
+def test_the_outer_budgets_refusal_passes_the_inner_agents_middleware(
+    simulate: Any, make_model: Any, run: Any
+) -> None:
+    server = simulate()
+    inner = [BudgetMiddleware(requests=1), RetryMiddleware()]
+    agent = create_agent(
+        make_model(),
+        experts(make_model, *inner),
+        middleware=[BudgetMiddleware(requests=9, on_exceeded="raise"), RetryMiddleware()],
+    )
+    state = run(agent, "ask_tom")
+    assert len(server.requests) == 3  # the inner one ended its own agent, and the outer agent went on
+    assert "It ends here" in state["messages"][2].text
+    agent = create_agent(
+        make_model(),
+        experts(make_model, BudgetMiddleware(requests=9)),
+        middleware=[BudgetMiddleware(requests=2, on_exceeded="raise")],
+    )
+    with pytest.raises(BudgetExceeded) as caught:
+        run(agent, "ask_tom")
+    assert caught.value.limit.requests == 2
+    assert len(server.requests) == 5
+
+
+def test_a_refusal_passes_a_subgraph_and_its_checkpointer(
+    simulate: Any, make_model: Any, runaway: Any, run: Any
+) -> None:
+    server = simulate()
+    saver = InMemorySaver()
+
+    def graph(requests: int) -> Any:
+        middleware = [BudgetMiddleware(requests=requests, per="thread", on_exceeded="raise"), runaway]
+        builder = StateGraph(MessagesState)
+        builder.add_node("agent", create_agent(make_model(), [look_up], middleware=middleware))
+        builder.add_edge(START, "agent")
+        builder.add_edge("agent", END)
+        return builder.compile(checkpointer=saver)
+
+    for requests in (3, 5):
+        with pytest.raises(BudgetExceeded):
+            run(graph(requests), "Hello" if requests == 3 else None, thread="1")
+        assert len(server.requests) == requests
+
+
+def test_parallel_tools_of_a_resumed_run_share_its_budget(
+    simulate: Any, make_model: Any, run: Any, well_formed: Any
+) -> None:
+    server = simulate()
+    saver = InMemorySaver()
+
+    def agent(**options: Any) -> Any:
+        middleware = [BudgetMiddleware(requests=3)]
+        return create_agent(
+            make_model(), experts(make_model), middleware=middleware, checkpointer=saver, **options
+        )
+
+    run(agent(interrupt_before=["tools"]), "ask_tom and ask_ann", thread="1")
+    assert len(server.requests) == 1
+    state = run(agent(), None, thread="1")
+    assert len(server.requests) == 1 + 3
+    assert well_formed(state["messages"])
+    assert state["messages"][-1].response_metadata["finish_reason"] == "budget_exceeded"
+
+
+def test_runs_at_once_have_each_their_own_budget(simulate: Any, make_model: Any, runaway: Any) -> None:
+    server = simulate()
+    agent = create_agent(make_model(), [look_up], middleware=[BudgetMiddleware(requests=4), runaway])
+
+    async def both() -> list[Any]:
+        return await asyncio.gather(*(agent.ainvoke(ASK) for _ in range(3)))
+
+    with ThreadPoolExecutor(2) as pool:
+        states = [*pool.map(lambda _: agent.invoke(ASK), range(2)), *asyncio.run(both())]
+    assert len(server.requests) == 5 * 4
+    assert {state["messages"][-1].response_metadata["budget"]["spent"]["requests"] for state in states} == {4}
+
+
+class Answer(BaseModel):
+    """An answer."""
+
+    text: str
+
+
+@pytest.mark.parametrize("tools", [[], [look_up]])
+def test_a_dead_provider_with_a_response_format_ends_after_one_calls_retries(
+    tools: Any, simulate: Any, make_model: Any, run: Any
+) -> None:
+    server = simulate(faults=["server_error"] * 100)
+    agent = create_agent(
+        make_model(),
+        tools,
+        response_format=ToolStrategy(Answer),
+        middleware=[BudgetMiddleware(requests=60), RetryMiddleware()],
+    )
+    with pytest.raises(openai.InternalServerError):
+        run(agent)
+    assert len(server.requests) == 3
+
+
+def test_a_dead_provider_behind_langchains_retries_costs_no_more_than_the_budget(
+    simulate: Any, make_model: Any, run: Any
+) -> None:
+    server = simulate(faults=["server_error"] * 100)
+    agent = create_agent(
+        make_model(),
+        [],
+        response_format=ToolStrategy(Answer),
+        middleware=[ModelRetryMiddleware(max_retries=20, initial_delay=0), BudgetMiddleware(requests=10)],
+    )
+    state = run(agent)
+    assert state["messages"][-1].response_metadata["finish_reason"] == "budget_exceeded"
+    assert len(server.requests) == 10
+
+
+@pytest.mark.parametrize("tools", [[], [look_up]])
+def test_a_run_with_a_response_format_ends_with_what_it_has(
+    tools: Any, simulate: Any, make_model: Any, run: Any, well_formed: Any
+) -> None:
+    server = simulate()
+    agent = create_agent(
+        make_model(), tools, response_format=ToolStrategy(Answer), middleware=[BudgetMiddleware(requests=0)]
+    )
+    state = run(agent)
+    assert server.requests == []
+    assert state.get("structured_response") is None
+    assert [message.type for message in state["messages"]] == ["human", "ai"]
+    agent = create_agent(
+        make_model(), [], response_format=ToolStrategy(Answer), middleware=[BudgetMiddleware(requests=1)]
+    )
+    state = run(agent)
+    assert isinstance(state["structured_response"], Answer)
+    assert well_formed(state["messages"])
+
+
+def test_a_models_own_budget_raises_whatever_the_middleware_does(
+    simulate: Any, make_model: Any, run: Any
+) -> None:
+    simulate()
+    agent = create_agent(
+        make_model(budget=Budget(tokens=1, name="mine")), [], middleware=[BudgetMiddleware(requests=5)]
+    )
+    with pytest.raises(BudgetExceeded) as caught:
+        run(agent)
+    assert caught.value.budget == "mine"
+
+
+def test_a_model_that_would_not_ask_is_refused(simulate: Any, port: int, run: Any) -> None:
+    server = simulate()
+    model = ChatOpenAI(model="gpt-4.1-mini", api_key="sk-test", base_url=f"http://127.0.0.1:{port}/v1")
+    with pytest.raises(TypeError, match="BudgetMiddleware cannot hold ChatOpenAI"):
+        run(create_agent(model, [], middleware=[BudgetMiddleware(requests=5)]))
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "needs a limit"),
+        ({"requests": -1}, "requests must be a whole number"),
+        ({"requests": 1.5}, "requests must be a whole number"),
+        ({"usd": "many"}, "usd must be an amount"),
+        ({"tokens": 5, "per": "day"}, "per must be"),
+        ({"tokens": 5, "on_exceeded": "stop"}, "on_exceeded must be"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BudgetMiddleware(**arguments)
