@@ -1,4 +1,4 @@
-"""What every test of shared limits needs: a real Redis where there is one installed, and states of its own."""
+"""What every test of shared limits needs: a real Redis where one is installed, and states of its own."""
 
 from __future__ import annotations
 

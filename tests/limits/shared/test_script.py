@@ -375,10 +375,14 @@ def test_every_step_leaves_one_state_that_expires(state: State) -> None:
     before = set(state.client.keys("*"))
     turn = state.take(place=place("a"))
     state.look(turn, at=START)
-    for step in (
-        ("see", turn.epoch, START, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, *NOTHING), ("undo", turn.epoch, 1, 0),
-        ("give_back", turn.epoch, 1.0), ("pause", START, 1.0), ("prove", START), ("hold", "a", 1, 60.0), ("try",),
-    ):  # fmt: skip
+    steps = [
+        ("undo", turn.epoch, 1, 0),
+        ("give_back", turn.epoch, 1.0),
+        ("pause", START, 1.0),
+        ("prove", START),
+    ]
+    steps += [("see", turn.epoch, START, *([1.0] * 8), *NOTHING), ("hold", "a", 1, 60.0), ("try",)]
+    for step in steps:
         state.client.persist(state.key)
         state.step(*step)
         assert 3_590_000 < state.client.pttl(state.key) <= 3_600_000
