@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench notebook clean
+.PHONY: demo test test-servers check format bench notebook clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -23,7 +23,12 @@ demo: $(VENV)/base.stamp  ## run the main job against the embedded simulator
 	$(BIN)/lc-service demo $(ARGS)
 
 test: $(VENV)/dev.stamp  ## run the tests
+	$(BIN)/python tests/servers/install.py aimock
 	$(BIN)/python -m pytest $(ARGS)
+
+test-servers: $(VENV)/dev.stamp  ## run the package against servers that others wrote (the first time: six minutes)
+	$(BIN)/python tests/servers/install.py aimock litellm llama
+	$(BIN)/python -m pytest tests/servers -m '' --dist=loadfile $(ARGS)
 
 check: $(VENV)/dev.stamp  ## lint, types, layers
 	$(BIN)/ruff check .
@@ -48,4 +53,4 @@ notebook:  $(VENV)/dev.stamp  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .bench .servers .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
