@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from typing import Any
+
+import openai
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import ModelRetryMiddleware, SummarizationMiddleware
+from langchain.agents.structured_output import ToolStrategy
+from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command, interrupt
+from pydantic import BaseModel
+
+from lc_service import ReliableOpenAIEmbeddings, track_usage
+from lc_service.agents import BudgetMiddleware, UsageMiddleware
+from lc_service.simulator import Fault, Simulator
+
+ASK: Any = {"messages": [("user", "Hello there")]}
+
+
+def look_up(word: str) -> str:
+    """Look a word up."""
+    return word
+
+
+def billed(server: Simulator) -> tuple[int, int]:
+    """What the server billed: input and output tokens."""
+    assert server.wait_until_idle()
+    return server.bill.total.input_tokens, server.bill.total.output_tokens
+
+
+def counted(usage: Any) -> tuple[int, int]:
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+    assert usage["unknown"] == usage["estimated"] == 0
+    return usage["input_tokens"], usage["output_tokens"]
+
+
+@pytest.fixture
+def nested(make_model: Any, port: int) -> Callable[..., Any]:
+    """An agent whose tools ask another agent, plainly, streamed and asynchronously, and embeddings."""
+
+    def make(*middleware: Any, **options: Any) -> Any:
+        inner = create_agent(make_model(), [look_up], middleware=[UsageMiddleware()])
+        given: Any = {"messages": [("user", "look_up it")]}
+
+        def ask_tom(question: str) -> str:
+            """Ask Tom."""
+            return inner.invoke(given)["messages"][-1].text
+
+        def ask_ann(question: str) -> str:
+            """Ask Ann."""
+            return [*inner.stream(given, stream_mode="values")][-1]["messages"][-1].text
+
+        def ask_eve(question: str) -> str:
+            """Ask Eve."""
+            return asyncio.run(inner.ainvoke(given))["messages"][-1].text
+
+        def embed_text(question: str) -> str:
+            """Embed a text."""
+            url = f"http://127.0.0.1:{port}/v1"
+            model = ReliableOpenAIEmbeddings(
+                model="text-embedding-3-small", api_key="sk-test", base_url=url, dimensions=4
+            )
+            return str(len(model.embed_query(question)))
+
+        tools = [ask_tom, ask_ann, ask_eve, embed_text]
+        model = make_model(max_tokens=300)
+        return create_agent(model, tools, middleware=[UsageMiddleware(), *middleware], **options)
+
+    return make
+
+
+def test_the_usage_of_nested_agents_is_the_servers_bill(simulate: Any, nested: Any, run: Any) -> None:
+    server = simulate(faults=[None, Fault("rate_limit", retry_after_seconds=0.001), None, "server_error"])
+    with track_usage() as tracked:
+        state = run(nested(), "ask_tom, ask_ann, ask_eve and embed_text")
+    usage = state["usage"]
+    assert counted(usage) == billed(server)
+    assert (usage["calls"], usage["requests"]) == (9, 11)
+    assert len(server.requests) == 11
+    assert Decimal(usage["cost_usd"]) == tracked.cost_usd > 0
+    assert (tracked.attempts, tracked.total.total_tokens) == (11, usage["total_tokens"])
+    assert state["thread_usage"] == usage
+    assert state["messages"][-1].response_metadata["run_usage"] == usage
+    assert json.loads(json.dumps(usage)) == usage
+
+
+def test_runs_of_a_thread_add_up(simulate: Any, nested: Any, run: Any) -> None:
+    server = simulate()
+    saver = InMemorySaver()
+    first = run(nested(checkpointer=saver), "ask_tom", thread="1")
+    assert counted(first["usage"]) == billed(server)
+    second = run(nested(checkpointer=saver), "Hello there", thread="1")
+    assert counted(second["thread_usage"]) == billed(server)
+    assert second["thread_usage"]["requests"] == 5
+    assert second["usage"]["requests"] == 1
+    cost = Decimal(first["usage"]["cost_usd"]) + Decimal(second["usage"]["cost_usd"])
+    assert Decimal(second["thread_usage"]["cost_usd"]) == cost
+    assert second["messages"][-1].response_metadata["run_usage"]["requests"] == 1
+
+
+def test_the_last_message_keeps_what_it_had(simulate: Any, make_model: Any, run: Any) -> None:
+    simulate()
+    agent = create_agent(make_model(), [look_up], middleware=[UsageMiddleware()], name="helper")
+    last = run(agent, "look_up it")["messages"][-1]
+    assert last.response_metadata["finish_reason"] == "stop"
+    assert last.usage_metadata["total_tokens"] < last.response_metadata["run_usage"]["total_tokens"]
+    assert last.name == "helper"
+
+
+def test_messages_are_streamed_once(simulate: Any, make_model: Any) -> None:
+    simulate()
+    agent = create_agent(make_model(), [], middleware=[UsageMiddleware()])
+    texts = [chunk.text for chunk, _ in agent.stream(ASK, stream_mode="messages")]
+    assert "".join(texts) == agent.invoke(ASK)["messages"][-1].text
+
+
+def test_a_refused_run_says_what_it_used(simulate: Any, make_model: Any, runaway: Any, run: Any) -> None:
+    server = simulate()
+    middleware = [UsageMiddleware(), BudgetMiddleware(requests=3), runaway]
+    state = run(create_agent(make_model(), [look_up], middleware=middleware))
+    assert counted(state["usage"]) == billed(server)
+    metadata = state["messages"][-1].response_metadata
+    assert metadata["finish_reason"] == "budget_exceeded"
+    assert metadata["run_usage"]["requests"] == 3
+
+
+@pytest.mark.parametrize("outer_first", [True, False])
+def test_failures_that_langchain_hides_are_counted(
+    outer_first: bool, simulate: Any, make_model: Any, run: Any
+) -> None:
+    server = simulate(faults=["server_error"] * 100)
+    middleware = [ModelRetryMiddleware(max_retries=2, initial_delay=0), UsageMiddleware()]
+    agent = create_agent(make_model(), [], middleware=middleware if outer_first else middleware[::-1])
+    assert run(agent)["usage"]["requests"] == len(server.requests) == 9
+
+
+def test_what_a_failed_run_used_is_remembered_for_the_thread(simulate: Any, make_model: Any) -> None:
+    server = simulate(faults=[None, None, *["no_finish"] * 3])
+    agent = create_agent(
+        make_model(), [look_up], middleware=[UsageMiddleware()], checkpointer=InMemorySaver()
+    )
+    config: Any = {"configurable": {"thread_id": "1"}}
+    agent.invoke({"messages": [("user", "look_up it")]}, config)
+    with pytest.raises(Exception, match="finish_reason"):
+        agent.invoke(ASK, config)
+    state = agent.invoke(None, config)
+    assert state["usage"]["requests"] == 1
+    assert state["thread_usage"]["requests"] == len(server.requests) == 6
+    assert state["thread_usage"]["total_tokens"] == sum(billed(server))
+
+
+def test_an_interrupted_run_and_its_resumption_are_counted(simulate: Any, make_model: Any, run: Any) -> None:
+    server = simulate()
+    inner = create_agent(make_model(), [look_up])
+
+    def ask_boss(question: str) -> str:
+        """Ask the boss."""
+        answer = inner.invoke({"messages": [("user", "look_up it")]})["messages"][-1].text
+        return answer if interrupt("May I?") is None else "yes"
+
+    agent = create_agent(
+        make_model(), [ask_boss], middleware=[UsageMiddleware()], checkpointer=InMemorySaver()
+    )
+    state = run(agent, "ask_boss", thread="1")
+    assert state["usage"]["requests"] == 1  # as of the model's answer; the tool is not at its end
+    assert len(server.requests) == 3
+    config: Any = {"configurable": {"thread_id": "1"}}
+    state = agent.invoke(Command(resume="yes"), config)
+    assert state["usage"]["requests"] == 1  # the inner agent was at its end, which its checkpoint knows
+    assert counted(state["thread_usage"]) == billed(server)
+    assert state["thread_usage"]["requests"] == len(server.requests) == 4
+
+
+class Answer(BaseModel):
+    """An answer."""
+
+    text: str
+
+
+def test_a_response_format_is_left_alone(simulate: Any, make_model: Any, run: Any) -> None:
+    server = simulate()
+    middleware = [UsageMiddleware(), BudgetMiddleware(requests=9), BudgetMiddleware(usd=1, per="thread")]
+    for tools in ([], [look_up]):
+        server.reset()
+        agent = create_agent(make_model(), tools, response_format=ToolStrategy(Answer), middleware=middleware)
+        state = run(agent)
+        assert isinstance(state["structured_response"], Answer)
+        assert counted(state["usage"]) == billed(server)
+        assert state["messages"][-1].response_metadata["run_usage"] == state["usage"]
+
+
+@pytest.mark.parametrize("mode", ["values", "messages"])
+def test_a_stock_model_is_counted_by_calls(mode: Any, simulate: Any, port: int) -> None:
+    server = simulate()
+    url = f"http://127.0.0.1:{port}/v1"
+    with openai.DefaultHttpxClient() as client:
+        model = ChatOpenAI(
+            model="gpt-4.1-mini", api_key="sk-test", base_url=url, stream_usage=True, http_client=client
+        )
+        agent = create_agent(model, [look_up], middleware=[UsageMiddleware()])
+        given: Any = {"messages": [("user", "look_up it")]}
+        *_, (_, state) = (
+            each for each in agent.stream(given, stream_mode=["values", mode]) if "values" in each
+        )
+    assert state["usage"]["calls"] == 2
+    assert counted(state["usage"]) == billed(server)
+
+
+def test_an_unknown_price_is_no_price(simulate: Any, make_model: Any, run: Any) -> None:
+    simulate()
+    saver = InMemorySaver()
+    agent = create_agent(
+        make_model(model="nobodys-model"), [], middleware=[UsageMiddleware()], checkpointer=saver
+    )
+    for _ in range(2):
+        state = run(agent, thread="1")
+    assert state["usage"]["cost_usd"] is None
+    assert state["thread_usage"]["cost_usd"] is None
+    assert state["thread_usage"]["requests"] == 2
+
+
+def test_runs_at_once_are_counted_apart(simulate: Any, nested: Any) -> None:
+    simulate()
+    agent = nested()
+    given: Any = {"messages": [("user", "ask_tom")]}
+
+    async def some() -> list[Any]:
+        return await asyncio.gather(*(agent.ainvoke(each) for each in (ASK, given, ASK)))
+
+    with ThreadPoolExecutor(3) as pool:
+        states = [*pool.map(agent.invoke, [given, ASK, given]), *asyncio.run(some())]
+    assert [state["usage"]["requests"] for state in states] == [4, 1, 4, 1, 4, 1]
+
+
+def test_a_failed_call_is_raised_as_it_came(simulate: Any, make_model: Any, run: Any) -> None:
+    simulate(faults=["unauthorized"])
+    with pytest.raises(openai.AuthenticationError):
+        run(create_agent(make_model(), [], middleware=[UsageMiddleware()]))
+
+
+def test_another_middlewares_own_model_is_for_track_usage(simulate: Any, make_model: Any, run: Any) -> None:
+    """The documented limit: a summary is asked for outside of model and tools."""
+    server = simulate()
+    summary = SummarizationMiddleware(make_model(), trigger=("messages", 1), keep=("messages", 1))
+    agent = create_agent(make_model(), [], middleware=[UsageMiddleware(), summary])
+    given = {"messages": [("user", "One."), ("ai", "Two."), ("user", "Three.")]}
+    with track_usage() as usage:
+        state = agent.invoke(given)
+    assert (usage.total.input_tokens, usage.total.output_tokens) == billed(server)
+    assert (usage.attempts, state["usage"]["requests"]) == (2, 1)
