@@ -1,4 +1,4 @@
-"""The courier: every call answered once, nobody waits for it, one warning for an outage, no password anywhere."""
+"""The courier: every call answered once, nobody waits, one warning for an outage, no password anywhere."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_nobody_waits_for_it(courier_to: Any, key: str) -> None:
         assert time.monotonic() - began < 0.2
 
 
-# --- secrets, forks, imports
+# --- what it keeps to itself, and each process for itself
 
 
 def test_a_password_is_in_no_log(
