@@ -29,9 +29,11 @@ from chains.extract import ExtractInput, build_extract_chain
 from chains.fingerprint import prompt_fingerprint
 from chains.form import InvalidAnswerError
 from chains.passages import PassageRetriever, abuild_index, build_index, load_text_files, split_documents
+from chains.rewrite import RewriteInput, build_rewrite_chain
 from chains.route import Route, RouteInput, build_route_chain
 from chains.summarize import SummarizeInput, build_summarize_chain
 from chains.translate import TranslateInput, build_translate_chain
+from chains.translation import LostTextError
 
 __all__ = [
     "AnswerError",
@@ -47,7 +49,9 @@ __all__ = [
     "InputTooLongError",
     "InvalidAnswerError",
     "Label",
+    "LostTextError",
     "PassageRetriever",
+    "RewriteInput",
     "Route",
     "RouteInput",
     "SourcedAnswer",
@@ -61,6 +65,7 @@ __all__ = [
     "build_critique_and_revise_chain",
     "build_extract_chain",
     "build_index",
+    "build_rewrite_chain",
     "build_route_chain",
     "build_summarize_chain",
     "build_translate_chain",

@@ -125,7 +125,7 @@ class Condense(Runnable[dict[str, Any], PromptValue]):
         try:
             while True:
                 prompts = plan.send(answers) if answers is not None else next(plan)
-                answers = self._answer.batch(prompts, _bounded(config))
+                answers = self._answer.batch(prompts, bounded(config))
         except StopIteration as done:
             last: PromptValue = done.value
             return last
@@ -200,7 +200,8 @@ class Condense(Runnable[dict[str, Any], PromptValue]):
         return self._window.fits(prompt.to_messages())
 
 
-def _bounded(config: RunnableConfig) -> RunnableConfig:
+def bounded(config: RunnableConfig) -> RunnableConfig:
+    """Return the config with a `max_concurrency`: its own, or 8."""
     return patch_config(config, max_concurrency=config.get("max_concurrency") or _MAX_PARALLEL_CALLS)
 
 
@@ -209,7 +210,7 @@ async def gather_answers(answer: Runnable[Any, str], inputs: list[Any], config: 
 
     LangChain's `abatch` would let the others run on, and be paid for.
     """
-    slots = asyncio.Semaphore(_bounded(config)["max_concurrency"] or _MAX_PARALLEL_CALLS)
+    slots = asyncio.Semaphore(bounded(config)["max_concurrency"] or _MAX_PARALLEL_CALLS)
 
     async def one(value: Any) -> str:
         async with slots:

@@ -53,6 +53,37 @@ def split_text(
     return parts
 
 
+def strip_ends(text: str) -> tuple[str, str, str]:
+    """Return the white space a text begins with, the text, and the white space it ends with."""
+    core = text.strip()
+    start = len(text) - len(text.lstrip())
+    return text[:start], core, text[start + len(core) :]
+
+
+class StreamStrip:
+    """Takes the white space off both ends of a stream; what may be its end is held back.
+
+    Args:
+        is_off: Hand every chunk on as it is.
+    """
+
+    def __init__(self, *, is_off: bool = False) -> None:
+        self._is_off = is_off
+        self._held = ""
+        self._has_begun = False
+
+    def __call__(self, chunk: str) -> str:
+        """Return what can be handed on, now that this chunk is there."""
+        if self._is_off:
+            return chunk
+        _, core, end = strip_ends(chunk)
+        text = self._held + chunk if self._has_begun else core + end
+        core = text.rstrip()
+        self._held = text[len(core) :]
+        self._has_begun = self._has_begun or bool(core)
+        return core
+
+
 def _fit(text: str, start: int, max_tokens: int, count: Callable[[str], int]) -> int:
     """Return about the farthest end of a part that fits; at least one character away."""
     fits, too_far = start, len(text) + 1

@@ -57,6 +57,12 @@ class Window:
                 return True
         return self.count(messages) <= self.max_tokens
 
+    def fits_text(self, text: str) -> bool:
+        """Tell whether a text alone fits; tools and message left aside."""
+        return len(text.encode("utf-8", "surrogatepass")) <= self.max_tokens or (
+            self.count_text(text) <= self.max_tokens
+        )
+
     def count_text(self, text: str) -> int:
         """Count the tokens of a text alone, without what its message and the tools cost."""
         return self.count([HumanMessage(text)]) - self.count([HumanMessage("")])

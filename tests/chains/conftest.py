@@ -32,6 +32,8 @@ class RecordingChatModel(BaseChatModel):
     """Answers with the length of the human message, so answers can be told apart."""
 
     seen: list[list[BaseMessage]] = Field(default_factory=list)
+    is_echo: bool = False
+    """Whether the human message follows, as a faithful translator would leave what it must."""
 
     @property
     def _llm_type(self) -> str:
@@ -39,7 +41,8 @@ class RecordingChatModel(BaseChatModel):
 
     def _answer(self, messages: list[BaseMessage]) -> str:
         self.seen.append(messages)
-        return f"{len(messages[-1].text)} characters read"
+        echo = f"\n{messages[-1].text}" if self.is_echo else ""
+        return f"{len(messages[-1].text)} characters read{echo}"
 
     def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
         message = AIMessage(content=self._answer(messages))
@@ -54,13 +57,13 @@ class RecordingChatModel(BaseChatModel):
     @property
     def system(self) -> str:
         """The system prompt of the only call."""
-        ((system, _),) = self.seen
+        ((system, *_),) = self.seen
         return system.text
 
     @property
     def human(self) -> str:
         """The human message of the only call."""
-        ((_, human),) = self.seen
+        ((*_, human),) = self.seen
         assert human.type == "human"
         return human.text
 

@@ -21,6 +21,7 @@ TASKS = [
     "classify",
     "critique_and_revise",
     "extract",
+    "rewrite",
     "route",
     "summarize",
     "translate",

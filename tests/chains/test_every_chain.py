@@ -13,21 +13,30 @@ from langchain_core.load import dumps
 from pydantic import ValidationError
 
 import chains
-from chains import build_ask_chain, build_summarize_chain, build_translate_chain, prompt_fingerprint
+from chains import (
+    build_ask_chain,
+    build_rewrite_chain,
+    build_summarize_chain,
+    build_translate_chain,
+    prompt_fingerprint,
+)
 
 ASK = (build_ask_chain, "question", {})
 ASK_CONTEXT = (build_ask_chain, "context", {"question": "What does it say?"})
 SUMMARIZE = (build_summarize_chain, "text", {})
+REWRITE = (build_rewrite_chain, "text", {"tone": "formal"})
 TRANSLATE = (build_translate_chain, "text", {"target_language": "French"})
 CASES = [
     pytest.param(*ASK, id="ask"),
     pytest.param(*ASK_CONTEXT, id="ask-context"),
     pytest.param(*SUMMARIZE, id="summarize"),
+    pytest.param(*REWRITE, id="rewrite"),
     pytest.param(*TRANSLATE, id="translate"),
 ]
 NAMED = [
     pytest.param(*ASK, "ask", id="ask"),
     pytest.param(*SUMMARIZE, "summarize", id="summarize"),
+    pytest.param(*REWRITE, "rewrite", id="rewrite"),
     pytest.param(*TRANSLATE, "translate", id="translate"),
 ]
 TEXTS = {
@@ -49,6 +58,7 @@ def _number(answer: str) -> int:
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize(("build", "key", "rest"), CASES)
 def test_text_arrives_in_the_human_message_character_for_character(build, key, rest, text, model):
+    model.is_echo = True
     build(model).invoke({key: text, **rest})
     assert text in model.human
     assert text not in model.system
@@ -57,6 +67,7 @@ def test_text_arrives_in_the_human_message_character_for_character(build, key, r
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize(("build", "key", "rest"), CASES[1:])
 def test_material_cannot_close_its_fence(build, key, rest, text, model):
+    model.is_echo = True
     build(model).invoke({key: text, **rest})
     opening, closing = model.human.split(text)
     tag = opening.strip().removeprefix("<").removesuffix(">")
@@ -150,7 +161,7 @@ def test_a_bare_string_is_refused(build, key, rest, model):
 @pytest.mark.parametrize(("build", "key", "rest"), CASES)
 def test_other_columns_of_a_row_are_ignored_and_cannot_reach_the_prompt(build, key, rest, model):
     chain = build(model)
-    chain.invoke({key: "a", **rest, "id": "row-7", "tag": "TAG", "length": "LENGTH", "heading": "H"})
+    chain.invoke({key: "a", **rest, "id": "row-7", "tag": "TAG", "language": "LANGUAGE", "heading": "H"})
     chain.invoke({key: "a", **rest})
     first, second = model.seen
     assert [m.text for m in first] == [m.text for m in second]
@@ -247,7 +258,7 @@ def test_a_chain_pickles_and_serializes_alike(build, key, rest, task, model):
 @pytest.mark.parametrize(("build", "key", "rest", "task"), NAMED)
 def test_a_chain_shows_its_prompt_and_can_be_drawn(build, key, rest, task, model):
     chain = build(model)
-    assert len(chain.get_prompts()) == 1
+    assert len(chain.get_prompts()) == (2 if task == "translate" else 1)
     assert "check_input" in chain.get_graph().draw_mermaid()
 
 

@@ -22,6 +22,7 @@ def test_optional_fields_may_be_missing_null_or_empty(row, model):
 
 
 def test_languages_are_named_in_the_order_and_placeholders_kept(model):
+    model.is_echo = True
     build_translate_chain(model).invoke(
         {"text": "Hello {name}", "target_language": "pt-BR", "source_language": "English"}
     )
