@@ -29,7 +29,7 @@ class AnswerError(OutputParserException):
 
     Args:
         message: What is wrong with it; never its text.
-        text: What the model wrote, in so far as it is known: of a stream, the last of it.
+        text: What the model wrote, in so far as it is known.
 
     Attributes:
         llm_output: The `text`.
@@ -53,21 +53,40 @@ class WholeText(StrOutputParser):
 
     @override
     def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[str]:
-        has_text = False
+        heard = _Heard()
         for chunk in input:
-            text = self.parse_result([_generation(chunk)], partial=True)
-            has_text = has_text or not is_blank(text)
-            yield text
-        _refuse_empty("x" if has_text else "")
+            yield heard.text_of(chunk)
+        heard.refuse()
 
     @override
     async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[str]:
-        has_text = False
+        heard = _Heard()
         async for chunk in input:
-            text = self.parse_result([_generation(chunk)], partial=True)
-            has_text = has_text or not is_blank(text)
-            yield text
-        _refuse_empty("x" if has_text else "")
+            yield heard.text_of(chunk)
+        heard.refuse()
+
+
+class _Heard:
+    """What has come of a stream; it is judged at the end, for the usage comes after the finish_reason."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._ends: list[Generation] = []
+
+    def text_of(self, chunk: str | BaseMessage) -> str:
+        generation = _generation(chunk)
+        text = StrOutputParser().parse_result([generation], partial=True)
+        self._texts.append(text)
+        if isinstance(chunk, BaseMessage) and chunk.response_metadata:
+            self._ends.append(generation)
+        return text
+
+    def refuse(self) -> None:
+        """Raise if the stream was not a whole answer."""
+        text = "".join(self._texts)
+        for generation in self._ends:
+            _refuse_cut(generation, text)
+        _refuse_empty(text)
 
 
 def _generation(chunk: str | BaseMessage) -> Generation:
