@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from lc_service import clock
 from lc_service.limits.admission import Admission, Outcome
+from lc_service.limits.alarm import ThreadAlarm
 from lc_service.limits.mirror import Mark
 from lc_service.limits.rate_limits import LEARNED, RateLimits
 from lc_service.limits.told import Told
 from lc_service.retry.exceptions import RequestExceedsLimitError
+
+_LONGEST_SECONDS = 3_600.0
+"""After it somebody who waits looks again, whatever he was told: clocks take no number of seconds."""
 
 
 class Permit:
@@ -25,7 +31,8 @@ class Permit:
 
     Attributes:
         tokens: What it is charged.
-        party: The thread and task that asks.
+        thread_id: The thread that asks.
+        party: That, and the task that asks; of whoever blocks an event loop, one of that loop's.
         is_retry: Whether its call was admitted before: it goes to the head of the line.
         is_admitted: Whether it may send.
         ready_at: When the first in the line is to look again; None where something must end first.
@@ -35,18 +42,33 @@ class Permit:
 
     def __init__(self, limiter: RateLimiter, tokens: int, *, is_retry: bool) -> None:
         self.tokens = tokens
-        self.party = _party()
+        self.thread_id = threading.get_ident()
+        self.party: Hashable = (self.thread_id, _task_id())
         self.is_retry = is_retry
         self.is_admitted = False
         self.ready_at: float | None = None
         self.marks: Sequence[Mark] = ()
         self.told: Sequence[Told | None] = ()
-        self.alarm: Callable[[], bool] | None = None
+        self._alarm: Callable[[], ThreadAlarm | _TaskAlarm | None] = _no_alarm
         self._limiter = limiter
+
+    def wait_with(self, alarm: ThreadAlarm | _TaskAlarm) -> None:
+        """Be woken by `alarm`, which is not kept: a task that nobody else knows any more can be collected."""
+        self._alarm = weakref.ref(alarm)
 
     def wake(self) -> bool:
         """Let whoever waits look again; False where its event loop is closed."""
-        return self.alarm is None or self.alarm()
+        if self.is_gone:
+            return False
+        if (alarm := self._alarm()) is not None:  # else it is awake, or leaves the line by itself
+            alarm.set()
+        return True
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its event loop is closed: it will never look again."""
+        alarm = self._alarm()
+        return isinstance(alarm, _TaskAlarm) and alarm.loop.is_closed()
 
     def send(self) -> None:
         """Say that the request goes out now; never blocks."""
@@ -95,107 +117,119 @@ class RateLimiter:
         Raises:
             RequestExceedsLimitError: It can never fit a minute's limit of tokens. Nothing has been sent.
         """
-        permit = self._join(tokens, least_tokens, is_retry=is_retry)
-        if not permit.is_admitted:
-            self._wait(permit)
+        permit = self._permit(tokens, least_tokens, is_retry=is_retry)
+        try:
+            self.post(self._join if _running_loop() is None else self._join_first, permit)
+            while not permit.is_admitted:
+                alarm = ThreadAlarm()
+                permit.wait_with(alarm)
+                if not permit.is_admitted:  # else it may have happened with nobody to ring for
+                    clock.wait(alarm, _seconds_left(permit))
+                    self._look(permit)
+        except BaseException:
+            self.post(self.admission.leave, permit)
+            raise
         return permit
 
     async def aacquire(self, tokens: int, *, least_tokens: int = 0, is_retry: bool = False) -> Permit:
         """Wait in line for leave to send one request; as `acquire`."""
-        permit = self._join(tokens, least_tokens, is_retry=is_retry)
-        if not permit.is_admitted:
-            await self._await(permit)
+        permit = self._permit(tokens, least_tokens, is_retry=is_retry)
+        try:
+            self.post(self._join, permit)
+            if not permit.is_admitted:
+                alarm = _TaskAlarm()
+                permit.wait_with(alarm)
+                while not permit.is_admitted:
+                    await alarm.wait(permit)
+                    self._look(permit)
+        except BaseException:
+            self.post(self.admission.leave, permit)
+            raise
         return permit
 
-    def _wait(self, permit: Permit) -> None:
-        event = threading.Event()
-        permit.alarm = _ringing(event)
-        try:
-            while not permit.is_admitted:
-                clock.wait(event, _seconds_left(permit))
-                event.clear()
-                self.post(self.admission.admit)
-        except BaseException:
-            self.post(self.admission.leave, permit)
-            raise
-
-    async def _await(self, permit: Permit) -> None:
-        alarm = _TaskAlarm()
-        permit.alarm = alarm.ring
-        try:
-            while not permit.is_admitted:
-                await alarm.wait(permit)
-                self.post(self.admission.admit)
-        except BaseException:
-            self.post(self.admission.leave, permit)
-            raise
-
-    def _join(self, tokens: int, least_tokens: int, *, is_retry: bool) -> Permit:
+    def _permit(self, tokens: int, least_tokens: int, *, is_retry: bool) -> Permit:
         if (limit := self.admission.never_fits(tokens, least_tokens, clock.now())) is not None:
             raise RequestExceedsLimitError(requested_tokens=tokens, tokens_per_minute=limit)
-        permit = Permit(self, tokens, is_retry=is_retry)
-        self.post(self.admission.join, permit)
-        return permit
+        return Permit(self, tokens, is_retry=is_retry)
+
+    def _look(self, permit: Permit) -> None:
+        # Whoever carries it out says when to look again, and rings: until then there is nothing to look at.
+        permit.ready_at = None
+        self.post(self.admission.admit)
+
+    def _join(self, permit: Permit, now: float) -> None:
+        while isinstance(first := self.admission.first, Permit) and first.is_gone:
+            self.admission.leave(first, now)
+        self.admission.join(permit, now)
+
+    def _join_first(self, permit: Permit, now: float) -> None:
+        """Let in what blocks an event loop before all that waits in that loop, and beyond its places."""
+        held = (party for party in self.admission.parties if isinstance(party, tuple))
+        permit.party = next((party for party in held if party[0] == permit.thread_id), permit.party)
+        self._join(permit, now)
+        if not permit.is_admitted:
+            self.admission.put_first(permit, now)
 
     def post(self, step: Callable[..., None], *args: Any) -> None:
         """Have `step(*args, now)` carried out: here and now, or by whoever is at it."""
         self._inbox.append((step, args))
+        self._carry_out()
+
+    def _carry_out(self) -> None:
         while self._inbox and self._lock.acquire(blocking=False):
+            is_done = False
             try:
                 while self._inbox:
                     todo, given = self._inbox.popleft()
                     todo(*given, clock.now())
+                is_done = True
             finally:
                 self._lock.release()
+                if not is_done:  # a Ctrl-C in one step is no reason to leave the others undone
+                    self._carry_out()
 
 
-def _party() -> tuple[int, int]:
+def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no event loop runs in this thread
-        task = None
-    return threading.get_ident(), id(task)
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _task_id() -> int | None:
+    return None if _running_loop() is None else id(asyncio.current_task())
 
 
 def _seconds_left(permit: Permit) -> float | None:
     ready_at = permit.ready_at
-    return None if ready_at is None else max(0.0, ready_at - clock.now())
+    return None if ready_at is None else min(max(0.0, ready_at - clock.now()), _LONGEST_SECONDS)
 
 
-def _ringing(event: threading.Event) -> Callable[[], bool]:
-    def ring() -> bool:
-        event.set()
-        return True
-
-    return ring
+def _no_alarm() -> None:
+    return None
 
 
 class _TaskAlarm:
-    """Wakes one task, from its own thread or from another."""
+    """Wakes one task, from its own thread or from another, as often as it waits."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
-        self._future = self._loop.create_future()
+        self._future = self.loop.create_future()
 
     async def wait(self, permit: Permit) -> None:
         if self._future.done():
-            self._future = self._loop.create_future()
+            self._future = self.loop.create_future()
             if permit.is_admitted:  # rung in between
                 return
         await clock.async_wait(self._future, _seconds_left(permit))
 
-    def ring(self) -> bool:
-        if self._loop.is_closed():
-            return False
+    def set(self) -> None:
         if threading.get_ident() == self._thread_id:
             self._finish()
-            return True
-        try:
-            self._loop.call_soon_threadsafe(self._finish)
-        except RuntimeError:  # closed in between
-            return False
-        return True
+        else:
+            with suppress(RuntimeError):  # closed in between
+                self.loop.call_soon_threadsafe(self._finish)
 
     def _finish(self) -> None:
         if not self._future.done():
