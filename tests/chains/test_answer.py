@@ -36,9 +36,10 @@ def test_a_cut_answer_raises_and_keeps_what_there_is(told, why):
 async def test_a_cut_stream_raises_at_its_end(told, why):
     chunks = [AIMessageChunk("Eb"), AIMessageChunk("b"), AIMessageChunk("", response_metadata=told)]
     texts = WholeText().transform(iter(chunks))
-    assert [next(texts), next(texts)] == ["Eb", "b"]
-    with pytest.raises(AnswerError, match=why):
+    assert [next(texts), next(texts), next(texts)] == ["Eb", "b", ""]
+    with pytest.raises(AnswerError, match=why) as caught:
         next(texts)
+    assert caught.value.llm_output == "Ebb"
 
     async def stream():
         for chunk in chunks:
