@@ -181,16 +181,14 @@ class SharedAdmission(Admission):
     # --- what becomes of it
 
     def _take(self, head: Waiting, now: float) -> list[Mark]:
-        for pace, units in zip(self._own_paces, units_of(head), strict=True):
-            pace.take(units, now)
+        units = units_of(head)
+        for pace, one in zip(self._own_paces, units, strict=True):
+            pace.take(one, now)
         ticket = self._tickets.pop(head, None)
         if ticket is None or not ticket.is_given or not self._courier.is_up:
             return super()._take(head, now)
         self._sent[head] = ticket
-        return [
-            meter.take(units, now, may_try=False)
-            for meter, units in zip(self._meters, units_of(head), strict=True)
-        ]
+        return [meter.take(one, now, may_try=False) for meter, one in zip(self._meters, units, strict=True)]
 
     def send(self, waiting: Waiting, now: float) -> None:
         """Take note that an admitted request goes out."""
@@ -215,22 +213,20 @@ class SharedAdmission(Admission):
         was_sent = waiting.marks[0].is_sent or outcome.is_admitted is not None
         super()._end(waiting, outcome, now)
         self.renew(now)
+        if (ticket := self._sent.pop(waiting, None)) is not None:
+            self._tell_end(ticket, outcome, was_sent=was_sent)
         for waits in self._tickets.values():
-            if not waits.is_given:  # there is a place now that it may get
+            if self._is_paused or not waits.is_given:  # the pause may be over, and there is a place
                 waits.look_at = now
-        ticket = self._sent.pop(waiting, None)
-        if ticket is None:
-            return
+
+    def _tell_end(self, ticket: Ticket, outcome: Outcome, *, was_sent: bool) -> None:
         if not was_sent and outcome.used_tokens == 0:
             self._give_back_turn(ticket)
         elif outcome.is_admitted and self._is_paused:
             self._tell("prove", ticket.redis_sent_at)
-        if was_sent and not outcome.is_rejected and outcome.used_tokens is not None:
-            self._give_back_tokens(ticket, outcome.used_tokens)
-
-    def _give_back_tokens(self, ticket: Ticket, used_tokens: int) -> None:
-        if self._meters[1].mirror is None and self._meters[1].is_paced:
-            self._tell("give_back", ticket.epoch, ticket.units[1] - used_tokens)
+        is_used = was_sent and not outcome.is_rejected and outcome.used_tokens is not None
+        if is_used and self._meters[1].mirror is None and self._meters[1].is_paced:
+            self._tell("give_back", ticket.epoch, ticket.units[1] - (outcome.used_tokens or 0))
 
     def _reject(self, waiting: Waiting, marks: Sequence[Mark], outcome: Outcome, now: float) -> None:
         super()._reject(waiting, marks, outcome, now)

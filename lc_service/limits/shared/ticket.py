@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_LEAST_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
 _PLACE_SECONDS = 0.03
 """How long to wait before asking again for a place."""
 
@@ -54,7 +54,7 @@ class Ticket:
             reply: Its time, its epoch, a pause, whether there is a turn, the wait, the positions.
             now: Our time.
         """
-        redis_now, self.epoch, _, is_given, wait_seconds, *position = reply
+        redis_now, self.epoch, pause_seconds, is_given, wait_seconds, *position = reply
         if not is_given:
             self.due_at = None
             self.look_at = now + _PLACE_SECONDS
@@ -62,5 +62,5 @@ class Ticket:
         self.offset_seconds = redis_now - now
         self.position = (position[0], position[1])
         self.due_at = now + wait_seconds
-        # What is far away may come nearer: limits change, and what others asked for is given back.
-        self.look_at = now + max(_LEAST_LOOK_SECONDS, wait_seconds / 2)
+        # What is far away may come nearer: pauses end by proof, limits change, others give their turns back.
+        self.look_at = now + (_LOOK_SECONDS if pause_seconds else max(_LOOK_SECONDS, wait_seconds / 2))
