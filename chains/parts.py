@@ -17,7 +17,8 @@ _BOUNDARIES = (
     re.compile(r"[.!?…؟۔।]['\"”’)\]]*\s+|[。！？]['\"”’」』）]*\s*"),  # noqa: RUF001  Chinese sentences
     re.compile(r"\s+|[、，；،]"),  # noqa: RUF001
 )
-_JOINERS = "\u200d\ufe0e\ufe0f\u20e3"
+_JOINER = "\u200d"
+_MARKS = f"{_JOINER}\ufe0e\ufe0f\u20e3" + "".join(map(chr, range(0x1F3FB, 0x1F400)))  # of emoji
 _MAX_CLUSTER = 16
 
 Span = tuple[int, int]
@@ -105,7 +106,7 @@ def _cut(text: str, start: int, end: int) -> int:
         if last := max((found.end() for found in boundary.finditer(text, half, end)), default=0):
             return last
     for cut in range(end, max(start, end - _MAX_CLUSTER), -1):
-        if not (unicodedata.combining(text[cut]) or text[cut] in _JOINERS or text[cut - 1] in _JOINERS[:1]):
+        if not (unicodedata.combining(text[cut]) or text[cut] in _MARKS or text[cut - 1] == _JOINER):
             return cut
     return end
 
