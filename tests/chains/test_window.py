@@ -7,7 +7,6 @@ from langchain_core.language_models import BaseChatModel, FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_core.tools import tool
-
 from pydantic import Field
 
 from chains.window import Window, find_profile, find_window
