@@ -17,10 +17,11 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict, override  # pydantic takes typing's own only from Python 3.12 on
 
 from chains.fingerprint import as_task
-from chains.form import Form, Method
+from chains.form import Form
 from chains.material import CheckedInput, Text, choose_tag, is_blank
 from chains.passages import SCORE_KEY
 from chains.procedure import Call, Plan, Procedure
+from chains.structured import Method
 
 PROMPT_VERSION = "1"
 _SYSTEM = """\

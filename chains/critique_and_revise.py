@@ -16,9 +16,10 @@ from typing_extensions import TypedDict, override  # pydantic takes typing's own
 
 from chains.answer import WholeText
 from chains.fingerprint import as_task
-from chains.form import Form, Method
+from chains.form import Form
 from chains.material import CheckedInput, Text, choose_tag, is_blank
 from chains.procedure import Call, Plan, Procedure
+from chains.structured import Method
 
 PROMPT_VERSION = "1"
 _DRAFT = "Do the task as well as you can. Reply with the result alone."

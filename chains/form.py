@@ -6,28 +6,25 @@ that is whole; anything else raises. It knows no task, and does not retry calls 
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 from langchain_core.language_models import LanguageModelLike
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable, RunnableParallel, RunnableSequence, RunnableWithFallbacks
-from langchain_core.runnables.base import RunnableBinding
-from langchain_core.runnables.configurable import DynamicRunnable
+from langchain_core.runnables import Runnable
 from pydantic import BaseModel, ValidationError
 
 from chains.answer import AnswerError, WholeText
 from chains.material import choose_tag, is_blank
 from chains.procedure import Call, Plan
+from chains.structured import Method, json_schema, structured
 
 FormT = TypeVar("FormT", bound=BaseModel)
-Method: TypeAlias = Literal["function_calling", "json_mode", "json_schema"]
 
 FORMAT_PROMPT = ChatPromptTemplate.from_messages(
     [("system", "Reply with one JSON object that fits this JSON schema, and with nothing else:\n{schema}")]
@@ -85,7 +82,7 @@ class Form(Generic[FormT]):
     @cached_property
     def runnable(self) -> Runnable[Any, Any]:
         """What is called with the messages."""
-        return _structured(self._model, self._json_schema, self._method) or self._model
+        return structured(self._model, self._json_schema, self._method) or self._model
 
     def parts(self) -> list[Runnable[Any, Any]]:
         """Return the prompts and the model, for graphs and fingerprints."""
@@ -118,8 +115,7 @@ class Form(Generic[FormT]):
 
     @cached_property
     def _json_schema(self) -> dict[str, Any]:
-        schema: dict[str, Any] = _without_defaults(self.schema.model_json_schema())
-        return {"description": f"The form {schema['title']}.", **schema}
+        return json_schema(self.schema)
 
     @cached_property
     def _needs_telling(self) -> bool:
@@ -153,61 +149,6 @@ class Form(Generic[FormT]):
         if problem := check(form):
             raise InvalidAnswerError(problem, text=text)
         return form, message
-
-
-def _structured(
-    model: Runnable[Any, Any], schema: dict[str, Any], method: Method | None, **bound: Any
-) -> Runnable[Any, Any] | None:
-    """Return the model with structured output; None where it has none."""
-    if isinstance(model, RunnableBinding):  # which would lose what is bound
-        inner = _structured(model.bound, schema, method, **{**model.kwargs, **bound})
-        return inner and model.model_copy(update={"bound": inner, "kwargs": {}})
-    if isinstance(model, RunnableWithFallbacks):
-        each = [_structured(one, schema, method, **bound) for one in model.runnables]
-        first, *others = each
-        return None if None in each else model.model_copy(update={"runnable": first, "fallbacks": others})
-    ask = getattr(model, "with_structured_output", None)
-    if ask is None or isinstance(model, DynamicRunnable):  # a dynamic one would be asked as it is by default
-        return None
-    options: dict[str, Any] = {} if method is None else {"method": method}
-    is_strict = method != "json_mode" and _is_closed(schema)
-    if is_strict and "strict" in inspect.signature(ask).parameters:
-        options["strict"] = True
-    try:
-        # a dictionary: with a class, OpenAI's SDK would validate, and its error has no raw answer
-        structured: Runnable[Any, Any] = ask(schema, include_raw=True, **options, **bound)
-    except NotImplementedError:
-        return None
-    # what LangChain has behind the model would parse leniently, and hop to threads where all is async
-    first = structured.first if isinstance(structured, RunnableSequence) else None
-    return first.steps__.get("raw", structured) if isinstance(first, RunnableParallel) else structured
-
-
-def _is_closed(schema: Any) -> bool:
-    """Tell whether each object of the schema names its keys, and none is optional: what strict modes take."""
-    if isinstance(schema, list):
-        return all(map(_is_closed, schema))
-    if not isinstance(schema, dict):
-        return True
-    if schema.get("type") == "object":
-        properties = schema.get("properties")
-        if not properties or schema.get("additionalProperties") or schema.keys() & {"patternProperties"}:
-            return False
-        if set(schema.get("required", ())) != properties.keys():
-            return False
-    return all(map(_is_closed, schema.values()))
-
-
-def _without_defaults(schema: Any, *, is_names: bool = False) -> Any:
-    if isinstance(schema, list):
-        return [_without_defaults(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        key: _without_defaults(each, is_names=not is_names and key in {"properties", "$defs"})
-        for key, each in schema.items()
-        if is_names or key != "default"
-    }
 
 
 def _tells_a_cut(error: Exception) -> bool:

@@ -19,9 +19,9 @@ from typing_extensions import TypedDict, override  # pydantic takes typing's own
 
 from chains.classify import Choice, check_labels
 from chains.fingerprint import as_task
-from chains.form import Method
 from chains.material import Text, choose_tag, is_blank
 from chains.procedure import Call, Plan, Procedure
+from chains.structured import Method
 
 PROMPT_VERSION = "1"
 _SYSTEM = """\

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 from datetime import date
+from typing import Any, Generic, TypeVar
 
 import pytest
 from langchain_core.exceptions import ContextOverflowError, OutputParserException
@@ -32,6 +33,21 @@ class Harbour(BaseModel):
 
 
 AURORA = {"name": "Aurora", "built": "1912-05-01", "length_meters": 12}
+
+
+class Reef(BaseModel):
+    name: str
+    parts: list[Reef]
+
+
+ThingT = TypeVar("ThingT")
+
+
+class Pair(BaseModel, Generic[ThingT]):
+    first: ThingT
+    second: ThingT
+
+
 GOOD = json.dumps({"items": [AURORA, {"name": "Möwe", "built": None, "length_meters": 6.5}]})
 BAD = json.dumps({"items": [{**AURORA, "length_meters": -12}]})
 
@@ -199,6 +215,43 @@ def test_a_field_may_be_called_default_or_properties(server):
     sent = server.asked[0]["response_format"]["json_schema"]
     assert set(sent["schema"]["properties"]) == {"default", "properties"}
     assert sent["strict"] is True
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_schema_may_hold_itself(method, server):
+    answer = {"name": "Inner", "parts": [{"name": "Outer", "parts": []}]}
+    server.says(json.dumps(answer))
+    chain = build_extract_chain(server.model(), Reef, method=method)
+    assert chain.invoke({"text": "x"}).model_dump() == answer
+    if method == "json_schema":
+        sent = server.asked[0]["response_format"]["json_schema"]["schema"]
+        assert sent["type"] == "object"
+        assert sent["properties"]["parts"]["items"] == {"$ref": "#/$defs/Reef"}
+
+
+def test_the_name_of_a_generic_schema_is_made_fit_to_send(server):
+    server.says('{"first": 1, "second": 2}')
+    assert build_extract_chain(server.model(), Pair[int]).invoke({"text": "x"}).second == 2
+    assert server.asked[0]["response_format"]["json_schema"]["name"] == "Pair_int_"
+
+
+def test_a_model_whose_structured_output_is_no_sequence_is_asked_as_it_asks(model):
+    class Own(type(model)):
+        def with_structured_output(self, schema: Any, **kwargs: Any) -> Any:
+            assert (schema["title"], kwargs) == ("Boat", {"include_raw": True})
+            raw = {"raw": AIMessage(json.dumps(AURORA)), "parsed": None, "parsing_error": None}
+            return RunnableLambda(lambda _: raw)
+
+    assert build_extract_chain(Own(), Boat).invoke({"text": "A boat."}).name == "Aurora"
+
+
+def test_fallbacks_of_which_one_has_no_structured_output_are_all_told_the_schema(server, model):
+    server.simulator.set_faults(["unauthorized"])
+    fallback = FakeListChatModel(responses=[json.dumps(AURORA)])
+    chain = build_extract_chain(server.model().with_fallbacks([fallback]), Boat)
+    assert chain.invoke({"text": "A boat."}).name == "Aurora"
+    assert "response_format" not in server.asked[0]
+    assert "length_meters" in server.messages[0][0][1]
 
 
 def test_what_is_bound_to_the_model_is_sent_also_by_a_fallback(server):

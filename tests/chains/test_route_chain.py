@@ -167,3 +167,12 @@ def test_an_error_of_the_chosen_chain_is_raised_as_it_came(server):
 def test_bad_routes_are_refused_when_built(routes, told, model):
     with pytest.raises(ValueError, match=told):
         build_route_chain(model, routes)
+
+
+async def test_events_tell_of_each_model_and_of_the_answers_chunks(server):
+    model = server.model()
+    chain = build_route_chain(model, {"sum": Route("summarizes", build_summarize_chain(model))})
+    server.says(_says("sum"), "The tide turns at six today.")
+    kinds = [event["event"] async for event in chain.astream_events({"text": "x"}, version="v2")]
+    assert kinds.count("on_chat_model_end") == 2
+    assert kinds.count("on_chat_model_stream") > 3
