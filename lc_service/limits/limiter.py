@@ -10,8 +10,9 @@ import asyncio
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 from lc_service import clock
@@ -24,6 +25,18 @@ from lc_service.retry.exceptions import RequestExceedsLimitError
 
 _LONGEST_SECONDS = 3_600.0
 """After it somebody who waits looks again, whatever he was told: clocks take no number of seconds."""
+
+_asker: ContextVar[tuple[int, int | None] | None] = ContextVar("asker", default=None)
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """Let a task that is started in this block, and waited for, ask in the name of this one."""
+    token = _asker.set((threading.get_ident(), _task_id()))
+    try:
+        yield
+    finally:
+        _asker.reset(token)
 
 
 class Permit:
@@ -43,7 +56,7 @@ class Permit:
     def __init__(self, limiter: RateLimiter, tokens: int, *, is_retry: bool) -> None:
         self.tokens = tokens
         self.thread_id = threading.get_ident()
-        self.party: Hashable = (self.thread_id, _task_id())
+        self.party: Hashable = _asker.get() or (self.thread_id, _task_id())
         self.is_retry = is_retry
         self.is_admitted = False
         self.ready_at: float | None = None

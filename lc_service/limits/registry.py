@@ -6,13 +6,16 @@ Keeps no key: a credential is known by its hash. A forked process begins anew.
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Hashable
+from contextlib import suppress
 
 from lc_service.limits.limiter import RateLimiter
 from lc_service.limits.rate_limits import RateLimits
 
 _MAX_LIMITERS = 4_096
-_limiters: dict[Hashable, RateLimiter] = {}
+_limiters: OrderedDict[Hashable, RateLimiter] = OrderedDict()
+"""The one that was used last is last."""
 
 
 def limiter_for(limits: RateLimits, *, endpoint: str, credential: Hashable, model: str) -> RateLimiter:
@@ -30,7 +33,11 @@ def limiter_for(limits: RateLimits, *, endpoint: str, credential: Hashable, mode
         made = _made(limits, endpoint, credential, model)
         limiter = _limiters.setdefault(key, made)  # of threads that meet here one wins
         while len(_limiters) > _MAX_LIMITERS:
-            _limiters.pop(next(iter(_limiters)), None)
+            with suppress(KeyError):  # another thread was faster
+                _limiters.popitem(last=False)
+    else:
+        with suppress(KeyError):
+            _limiters.move_to_end(key)
     return limiter
 
 

@@ -6,26 +6,26 @@ place of the SDK's retries and of `RunnableRetry`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, nullcontext
 from typing import Any
 
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import RunnableConfig
 
 from lc_service.accounting.reported import read_result
+from lc_service.limits.limiter import asking
 from lc_service.models.answer import mark_malformed, require_end
 from lc_service.models.chat_request import chat_request
 from lc_service.models.circuit import abehind, astream_behind, behind, gate_of, stream_behind
 from lc_service.models.configured_chat import ConfiguredChatOpenAI
 from lc_service.models.flow import limiter_of
-from lc_service.models.hedging import Began, unwatched
-from lc_service.models.pipeline import AnyRunManager, Call
-from lc_service.models.race import ahedged, hedged
+from lc_service.models.pipeline import AnyRunManager, Call, unwatched
+from lc_service.models.race import Begins, ahedged, hedged
 from lc_service.models.request import accounts
 from lc_service.models.run import (
     afirst_in_run,
@@ -136,6 +136,12 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         config, manager = stream_run(self, config, AsyncCallbackManagerForLLMRun)
         return afirst_in_run(super().astream(input, config, stop=stop, **kwargs), manager)
 
+    async def agenerate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
+        """As LangChain's; a call within a stream does not wait for that stream's place."""
+        # LangChain makes the call in a task of its own; two that are hedged, or asked at once, are two.
+        with asking() if len(messages) == 1 and self.hedge is None else nullcontext():
+            return await super().agenerate(messages, *args, **kwargs)
+
     def _generate_with_cache(
         self,
         messages: list[BaseMessage],
@@ -166,17 +172,16 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         generate = super()._generate
         call = self._call(messages, kwargs, run_manager)
 
-        def attempt(began: Began = unwatched) -> ChatResult:
-            with call.attempt() as attempt, attempt.sending():
-                began()
+        def attempt(begins: Begins = unwatched) -> ChatResult:
+            with call.attempt(begins) as attempt, attempt.sending():
                 result = generate(messages, stop, run_manager, **kwargs)
                 attempt.reported = read_result(result.llm_output, result.generations)
                 return require_end(result, is_background=self._is_background(kwargs))
 
         with call:
-            guarded = behind(gate_of(self.circuit_breaker, call), attempt)
-            raced = hedged(self.hedge, call, guarded)
-            return retry_call(self.retry, raced, on_wait(call, self.rate_limiter))
+            raced = hedged(self.hedge, call, attempt, self.rate_limiter)
+            guarded = behind(gate_of(self.circuit_breaker, call), raced)
+            return retry_call(self.retry, guarded, on_wait(call, self.rate_limiter))
 
     async def _agenerate(
         self,
@@ -188,18 +193,17 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         generate = super()._agenerate
         call = self._call(messages, kwargs, run_manager)
 
-        async def attempt(began: Began = unwatched) -> ChatResult:
-            async with call.attempt() as attempt:
+        async def attempt(begins: Begins = unwatched) -> ChatResult:
+            async with call.attempt(begins) as attempt:
                 with attempt.sending():
-                    began()
                     result = await generate(messages, stop, run_manager, **kwargs)
                 attempt.reported = read_result(result.llm_output, result.generations)
                 return require_end(result, is_background=self._is_background(kwargs))
 
         with call:
-            guarded = abehind(gate_of(self.circuit_breaker, call), attempt)
-            raced = ahedged(self.hedge, call, guarded)
-            return await aretry_call(self.retry, raced, aon_wait(call, self.rate_limiter))
+            raced = ahedged(self.hedge, call, attempt, self.rate_limiter)
+            guarded = abehind(gate_of(self.circuit_breaker, call), raced)
+            return await aretry_call(self.retry, guarded, aon_wait(call, self.rate_limiter))
 
     def _stream(
         self,
@@ -211,7 +215,7 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         stream = super()._stream
         call = self._call(messages, kwargs, run_manager or handed_over_run(), is_stream=True)
 
-        def attempt() -> Iterator[ChatGenerationChunk]:
+        def attempt() -> Generator[ChatGenerationChunk]:
             return whole_stream(
                 lambda: stream(messages, stop, run_manager, **kwargs),
                 call.attempt(),
@@ -232,7 +236,7 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         stream = super()._astream
         call = self._call(messages, kwargs, run_manager or handed_over_run(), is_stream=True)
 
-        def attempt() -> AsyncIterator[ChatGenerationChunk]:
+        def attempt() -> AsyncGenerator[ChatGenerationChunk]:
             return awhole_stream(
                 lambda: stream(messages, stop, run_manager, **kwargs),
                 call.attempt(),
