@@ -83,9 +83,12 @@ class Courier:
         """Have a call carried out; never blocks."""
         self._queue.put(call)
 
-    def close(self, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
-        """Carry out what is waiting, and end."""
+    def close(self) -> None:
+        """Carry out what is waiting, and end; does not wait for that."""
         self._queue.put(None)
+
+    def join(self, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
+        """Wait for the end."""
         self._thread.join(timeout_seconds)
 
     # --- the thread
@@ -95,14 +98,18 @@ class Courier:
         try:
             while is_open:
                 calls, is_open = self._next()
-                for call, reply in zip(calls, self._carry_out(calls), strict=True):
-                    if call.on_reply is not None:
-                        call.on_reply(reply)
+                if calls or is_open:
+                    self._answer(calls, self._carry_out(calls))
                 if self._is_up and clock.now() - self._renewed_at >= self.lease_seconds / 4:
                     self._renew()
         finally:
             self._is_up = False
             self._client.close()
+
+    def _answer(self, calls: Sequence[Call], replies: Sequence[Reply]) -> None:
+        for call, reply in zip(calls, replies, strict=True):
+            if call.on_reply is not None:
+                call.on_reply(reply)
 
     def _next(self) -> tuple[list[Call], bool]:
         """Return what waits, none where it is time for something else, and whether more is to come."""
@@ -214,8 +221,11 @@ def courier_for(url: str) -> Courier:
 
 
 def _close_all() -> None:
-    for courier in list(_couriers.values()):
+    couriers = list(_couriers.values())
+    for courier in couriers:
         courier.close()
+    for courier in couriers:
+        courier.join()
 
 
 def _begin_anew() -> None:

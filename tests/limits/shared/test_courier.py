@@ -35,7 +35,8 @@ def courier_to() -> Iterator[Callable[..., Courier]]:
 
     yield make
     for one in made:
-        one.close(2)
+        one.close()
+        one.join(2)
 
 
 def ask(courier: Courier, key: str, *arguments: Any) -> Reply:
@@ -91,7 +92,8 @@ def test_what_was_handed_over_is_carried_out_before_the_end(
     courier = courier_to(shared_server.url)
     for _ in range(100):
         courier.carry(Call(key, TAKE))
-    courier.close(5)
+    courier.close()
+    courier.join(5)
     assert float(client.eval(module._SCRIPT.read_text(), 1, key, "take", "", *TAKE[1:])[5]) == 101
 
 
@@ -194,7 +196,8 @@ def test_a_courier_that_hangs_is_away(courier_to: Any, key: str, monkeypatch: py
 
 def test_a_courier_whose_thread_ended_is_away(courier_to: Any) -> None:
     courier = courier_to("redis://127.0.0.1:1/0")
-    courier.close(5)
+    courier.close()
+    courier.join(5)
     assert not courier.is_up
 
 

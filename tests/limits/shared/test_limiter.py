@@ -40,7 +40,8 @@ def limiter_on(key: str) -> Iterator[Callable[..., SharedRateLimiter]]:
 
     yield make
     for courier in couriers:
-        courier.close(2)
+        courier.close()
+        courier.join(2)
 
 
 def in_a_thread(limiter: RateLimiter) -> threading.Thread:
