@@ -121,6 +121,25 @@ def test_messages_are_streamed_once(simulate: Any, make_model: Any) -> None:
     assert "".join(texts) == agent.invoke(ASK)["messages"][-1].text
 
 
+@pytest.mark.filterwarnings("ignore:The v3 streaming protocol")
+def test_event_streams_are_counted(simulate: Any, nested: Any) -> None:
+    server = simulate()
+    agent = nested(BudgetMiddleware(requests=3))
+    given: Any = {"messages": [("user", "ask_tom")]}
+    state = agent.stream_events(given, version="v3").output
+    assert counted(state["usage"]) == billed(server)
+    assert state["messages"][-1].response_metadata["run_usage"]["requests"] == 3
+    server.reset()
+
+    async def read() -> Any:
+        return [event async for event in agent.astream_events(given, version="v2")][-1]
+
+    last = asyncio.run(read())
+    state = last["data"]["output"]
+    assert counted(state["usage"]) == billed(server)
+    json.dumps(last, default=lambda message: message.model_dump())  # what is kept during a run shows as an id
+
+
 def test_a_refused_run_says_what_it_used(simulate: Any, make_model: Any, runaway: Any, run: Any) -> None:
     server = simulate()
     middleware = [UsageMiddleware(), BudgetMiddleware(requests=3), runaway]

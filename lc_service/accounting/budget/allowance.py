@@ -193,7 +193,8 @@ class Allowance:
             f"The budget {self.name} has no room for this call, so nothing was sent: "
             f"limit {told(self.limit)}, spent {told(balance.spent)}, "
             f"reserved by calls under way {told(balance.reserved)}, needed {told(amount)}. {why} "
-            "Raise the limit, or ask for less, such as a smaller max_tokens"
+            "Raise the limit"
+            + (", or ask for less, such as a smaller max_tokens" if amount.tokens else "")
             + (", or wait for the next day, which begins at 00:00 UTC." if self._per_day else "."),
             budget=self.name,
             limit=self.limit,
