@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -71,6 +72,37 @@ class RecordingChatModel(BaseChatModel):
 @pytest.fixture
 def model() -> RecordingChatModel:
     return RecordingChatModel()
+
+
+class Notes(RecordingChatModel):
+    """Answers with a note for each part, and counts a token for each word."""
+
+    note: str = "note"
+    running: int = 0
+    most_running: int = 0
+
+    def _answer(self, messages: list[BaseMessage]) -> str:
+        super()._answer(messages)
+        return f"{self.note} {len(self.seen)}"
+
+    async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+        self.running += 1
+        self.most_running = max(self.running, self.most_running)
+        await asyncio.sleep(0.001)
+        self.running -= 1
+        return self._generate(messages)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Any = None) -> int:
+        return sum(len(message.text.split()) for message in messages)
+
+    def fenced(self) -> list[str]:
+        """Return what stood in the last block of each call."""
+        return [messages[-1].text.rsplit("\n<", 1)[0].split(">\n")[-1] for messages in self.seen]
+
+
+@pytest.fixture
+def notes() -> type[Notes]:
+    return Notes
 
 
 class ScriptedServer:
