@@ -6,7 +6,7 @@ place of the SDK's retries and of `RunnableRetry`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from typing import Any
 
@@ -24,8 +24,9 @@ from lc_service.models.chat_request import chat_request
 from lc_service.models.circuit import abehind, astream_behind, behind, gate_of, stream_behind
 from lc_service.models.configured_chat import ConfiguredChatOpenAI
 from lc_service.models.flow import limiter_of
-from lc_service.models.pipeline import AnyRunManager, Call, unwatched
-from lc_service.models.race import Begins, ahedged, hedged
+from lc_service.models.hedging import Began, unwatched
+from lc_service.models.pipeline import AnyRunManager, Call
+from lc_service.models.race import ahedged, hedged
 from lc_service.models.request import accounts
 from lc_service.models.run import (
     afirst_in_run,
@@ -172,16 +173,17 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         generate = super()._generate
         call = self._call(messages, kwargs, run_manager)
 
-        def attempt(begins: Begins = unwatched) -> ChatResult:
-            with call.attempt(begins) as attempt, attempt.sending():
+        def attempt(began: Began = unwatched) -> ChatResult:
+            with call.attempt() as attempt, attempt.sending():
+                began()
                 result = generate(messages, stop, run_manager, **kwargs)
                 attempt.reported = read_result(result.llm_output, result.generations)
                 return require_end(result, is_background=self._is_background(kwargs))
 
         with call:
-            raced = hedged(self.hedge, call, attempt, self.rate_limiter)
-            guarded = behind(gate_of(self.circuit_breaker, call), raced)
-            return retry_call(self.retry, guarded, on_wait(call, self.rate_limiter))
+            guarded = behind(gate_of(self.circuit_breaker, call), attempt)
+            raced = hedged(self.hedge, call, guarded)
+            return retry_call(self.retry, raced, on_wait(call, self.rate_limiter))
 
     async def _agenerate(
         self,
@@ -193,17 +195,18 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         generate = super()._agenerate
         call = self._call(messages, kwargs, run_manager)
 
-        async def attempt(begins: Begins = unwatched) -> ChatResult:
-            async with call.attempt(begins) as attempt:
+        async def attempt(began: Began = unwatched) -> ChatResult:
+            async with call.attempt() as attempt:
                 with attempt.sending():
+                    began()
                     result = await generate(messages, stop, run_manager, **kwargs)
                 attempt.reported = read_result(result.llm_output, result.generations)
                 return require_end(result, is_background=self._is_background(kwargs))
 
         with call:
-            raced = ahedged(self.hedge, call, attempt, self.rate_limiter)
-            guarded = abehind(gate_of(self.circuit_breaker, call), raced)
-            return await aretry_call(self.retry, guarded, aon_wait(call, self.rate_limiter))
+            guarded = abehind(gate_of(self.circuit_breaker, call), attempt)
+            raced = ahedged(self.hedge, call, guarded)
+            return await aretry_call(self.retry, raced, aon_wait(call, self.rate_limiter))
 
     def _stream(
         self,
@@ -215,7 +218,7 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         stream = super()._stream
         call = self._call(messages, kwargs, run_manager or handed_over_run(), is_stream=True)
 
-        def attempt() -> Generator[ChatGenerationChunk]:
+        def attempt() -> Iterator[ChatGenerationChunk]:
             return whole_stream(
                 lambda: stream(messages, stop, run_manager, **kwargs),
                 call.attempt(),
@@ -236,7 +239,7 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         stream = super()._astream
         call = self._call(messages, kwargs, run_manager or handed_over_run(), is_stream=True)
 
-        def attempt() -> AsyncGenerator[ChatGenerationChunk]:
+        def attempt() -> AsyncIterator[ChatGenerationChunk]:
             return awhole_stream(
                 lambda: stream(messages, stop, run_manager, **kwargs),
                 call.attempt(),
