@@ -54,14 +54,13 @@ class Critique(BaseModel):
     """What a critic says of a draft."""
 
     problems: list[str] = Field(description="What to put right, one problem each; empty if it is good.")
-    is_good: bool = Field(description="Whether the draft can stay as it is.")
+    is_good: bool = Field(description="Whether the draft can stay as it is, whatever could still be put right.")
 
 
 def _inconsistency(critique: Critique) -> str | None:
-    has_problems = not all(map(is_blank, critique.problems))
-    if critique.is_good is has_problems:
-        return "is_good must be true if problems is empty, and false if it is not"
-    return None
+    if critique.is_good or not all(map(is_blank, critique.problems)):
+        return None
+    return "problems: name at least one, or say that the draft is good"
 
 
 class _Rounds(Procedure[Any, str]):

@@ -23,7 +23,7 @@ SCRIPTS = {
     ),
     "route": (['{"label": "translate"}', "Good morning!"], "Good morning!"),
     "critique_and_revise": (
-        ["Wet.", '{"problems": ["Dull."], "is_good": false}', "It hums.", '{"problems": [], "is_good": true}'],
+        ["Wet.", '{"problems": ["Hm."], "is_good": false}', "It hums.", '{"problems": [], "is_good": true}'],
         "It hums.\n",
     ),
 }  # fmt: skip
