@@ -83,7 +83,8 @@ class Notes(RecordingChatModel):
 
     def _answer(self, messages: list[BaseMessage]) -> str:
         super()._answer(messages)
-        return f"{self.note} {len(self.seen)}"
+        echo = f"\n{messages[-1].text}" if self.is_echo else ""
+        return f"{self.note} {len(self.seen)}{echo}"
 
     async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
         self.running += 1
