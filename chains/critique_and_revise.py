@@ -54,7 +54,7 @@ class Critique(BaseModel):
     """What a critic says of a draft."""
 
     problems: list[str] = Field(description="What to put right, one problem each; empty if it is good.")
-    is_good: bool = Field(description="Whether the draft can stay as it is, whatever could still be put right.")
+    is_good: bool = Field(description="Whether the draft can stay, whatever could be put right.")
 
 
 def _inconsistency(critique: Critique) -> str | None:
