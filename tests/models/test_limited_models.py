@@ -59,7 +59,7 @@ async def test_a_limit_of_tokens_is_met_almost_without_rejections(simulate, make
 
 
 def test_without_rate_limits_all_is_sent_at_once(simulate, make_model):
-    sim = simulate(limits=ServerLimits(requests_per_minute=600))
+    sim = simulate(limits=ServerLimits(requests_per_minute=60))
     model = make_model(rate_limits=None, max_retries=0)
     got = model.batch(["Hello"] * 15, {"max_concurrency": 15}, return_exceptions=True)
     assert len(sim.requests) == 15
