@@ -6,6 +6,7 @@ retried alone. Does not split texts into chunks.
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,13 +145,21 @@ def _reported(response: CreateEmbeddingResponse) -> Reported:
     return Reported(usage=read_usage(getattr(response, "usage", None)), model=response.model or None)
 
 
+# What the SDK, numpy and array say of vectors that are none, in a bare ValueError.
+_UNREADABLE = (
+    "No embedding data received",
+    "buffer size must be a multiple of element size",
+    "bytes length not a multiple of item size",
+)
+
+
 @contextmanager
 def _marked() -> Iterator[None]:
     """Mark what the SDK says where the body is a page or has no data; a wrong argument is a TypeError."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, AttributeError) or str(error) == "No embedding data received":
+        if isinstance(error, (AttributeError, binascii.Error)) or str(error) in _UNREADABLE:
             mark_malformed(error)
         raise
 
@@ -196,7 +205,7 @@ def _is_list(texts: Any) -> bool:
 def _checked(response: CreateEmbeddingResponse, texts: Any) -> CreateEmbeddingResponse:
     """Return `response` in the order of its inputs, which is what its `index` means."""
     data: Any = response.data
-    if not isinstance(data, list) or not all(getattr(item, "embedding", None) for item in data):
+    if not isinstance(data, list) or not all(_has_vector(item) for item in data):
         raise MalformedResponseError("The server sent an answer without vectors.")
     count = _input_count(texts)
     if len(data) != count:
@@ -207,6 +216,11 @@ def _checked(response: CreateEmbeddingResponse, texts: Any) -> CreateEmbeddingRe
     elif not indexes <= {None} and indexes != {0}:  # some servers do not number them: then as sent
         raise MalformedResponseError(f"The server sent {count} embeddings with other indexes.")
     return response
+
+
+def _has_vector(item: Any) -> bool:
+    vector = getattr(item, "embedding", None)
+    return isinstance(vector, list) and bool(vector)
 
 
 def _llm_result(response: CreateEmbeddingResponse, model: str) -> LLMResult:

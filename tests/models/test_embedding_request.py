@@ -183,6 +183,8 @@ BROKEN = {
     "numbered in words": _indexes("0", "1", "2", "3"),
     "a null vector": _second(None),
     "an empty vector": _second([]),
+    "a vector in words": _second("[0.1, 0.2, 0.3]"),
+    "half a number": _second("YWJj"),
     "no vector": lambda right: right | {"data": [{"object": "embedding", "index": i} for i in range(4)]},
     "null data": lambda right: right | {"data": None},
     "empty data": lambda right: right | {"data": []},
