@@ -56,6 +56,12 @@ class SharedAdmission(Admission):
 
     # --- asking for a turn
 
+    def join(self, waiting: Waiting, now: float) -> None:
+        """Stand in line, last; as `Admission.join`."""
+        if self._courier.is_up:  # it looks by then whatever comes: it need not be woken to be told so
+            waiting.ready_at = now + _PATIENCE_SECONDS
+        super().join(waiting, now)
+
     def _seconds_until(self, waiting: Waiting, now: float) -> float | None:
         if not self._courier.is_up:
             return super()._seconds_until(waiting, now)
@@ -100,9 +106,14 @@ class SharedAdmission(Admission):
                 self._ask(waiting, self._tickets[waiting], now)
 
     def _ask(self, waiting: Waiting, ticket: Ticket, now: float) -> None:
-        asked: tuple[Argument, ...]
         if ticket.is_given:
-            asked = ("look", ticket.epoch, int(waiting.is_retry), *ticket.position, *ticket.units)
+            asked: tuple[Argument, ...] = (
+                "look",
+                ticket.epoch,
+                int(waiting.is_retry),
+                *ticket.position,
+                *ticket.units,
+            )
         else:
             units = [
                 one
@@ -200,14 +211,10 @@ class SharedAdmission(Admission):
         """Learn from the head of a response, of whatever status, and show it to the others."""
         super().see(waiting, headers, now)
         ticket = self._sent.get(waiting)
-        if ticket is None or not any(waiting.told):
-            return
-        seen = [
-            one
-            for learning, told, mark in zip(self._learning, waiting.told, _marks(ticket), strict=True)
-            for one in learning.see(told, mark, now)
-        ]
-        self._tell("see", ticket.epoch, ticket.redis_sent_at, *seen)
+        if ticket is not None and any(waiting.told):
+            known = zip(self._learning, waiting.told, ticket.marks, strict=True)
+            seen = [one for learning, told, mark in known for one in learning.see(told, mark, now)]
+            self._tell("see", ticket.epoch, ticket.redis_sent_at, *seen)
 
     def _end(self, waiting: Waiting, outcome: Outcome, now: float) -> None:
         was_sent = waiting.marks[0].is_sent or outcome.is_admitted is not None
@@ -234,16 +241,8 @@ class SharedAdmission(Admission):
         if ticket is None:
             return
         told = waiting.told or (None, None)
-        for learning, said, mark in zip(self._learning, told, _marks(ticket), strict=True):
+        for learning, said, mark in zip(self._learning, told, ticket.marks, strict=True):
             learning.rejected(said, mark, now)
         if self._paused_until > now:
             self._is_paused = True
             self._tell("pause", ticket.redis_sent_at, self._paused_until - now)
-
-
-def _marks(ticket: Ticket) -> list[Mark]:
-    """Return where the counts of all stood when it went out, by this process's clock."""
-    return [
-        Mark(units, False, ticket.sent_at or 0.0, sent, True)
-        for units, sent in zip(ticket.units, ticket.position, strict=True)
-    ]

@@ -22,7 +22,7 @@ from lc_service.limits.shared.call import Call, Reply
 
 _logger = logging.getLogger(__name__)
 _SCRIPT = Path(__file__).with_name("script.lua")
-_TIMEOUT_SECONDS = 0.25
+_TIMEOUT_SECONDS = 0.5
 _PATIENCE_SECONDS = 1.0
 """Longer than this, name look-ups included, is away."""
 _TRY_EVERY_SECONDS = 2.0

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lc_service.limits.mirror import Mark
+
 _LOOK_SECONDS = 1.0
 _PLACE_SECONDS = 0.03
 """How long to wait before asking again for a place."""
@@ -46,6 +48,13 @@ class Ticket:
     def redis_sent_at(self) -> float:
         """When it went out, by Redis's clock."""
         return (self.sent_at or 0.0) + self.offset_seconds
+
+    @property
+    def marks(self) -> tuple[Mark, Mark]:
+        """Where the counts of all stood when it went out, by this process's clock."""
+        (requests, tokens), (all_requests, all_tokens) = self.units, self.position
+        at = self.sent_at or 0.0
+        return Mark(requests, False, at, all_requests, True), Mark(tokens, False, at, all_tokens, True)
 
     def read(self, reply: Sequence[float], now: float) -> None:
         """Take over what Redis replied.
