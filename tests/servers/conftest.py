@@ -92,8 +92,14 @@ class Server:
             return client.post(url + path, json=body, headers={"Authorization": f"Bearer {key}"})
 
     def get(self, path: str) -> httpx2.Response:
+        return self._request("GET", path)
+
+    def delete(self, path: str) -> httpx2.Response:
+        return self._request("DELETE", path)
+
+    def _request(self, method: str, path: str) -> httpx2.Response:
         with httpx2.Client(trust_env=False, timeout=30) as client:
-            return client.get(self.url + path, headers={"Authorization": f"Bearer {KEY}"})
+            return client.request(method, self.url + path, headers={"Authorization": f"Bearer {KEY}"})
 
 
 _COMMON: dict[str, Any] = {
@@ -198,7 +204,7 @@ def litellm(tmp_path_factory: pytest.TempPathFactory, aimock: Server) -> Iterato
     log = tmp_path_factory.mktemp("litellm") / "log"
     with _running(command, log=log, health="/health/liveliness", environment=environment) as url:
         yield Server(
-            "LiteLLM", url, "passed-on", url, "passed-on-embedding",
+            "LiteLLM", url, "gpt-4.1-mini", url, "text-embedding-3-small",
             takes_any_model=False, too_long_model="mock-too-long",
         )  # fmt: skip
 
