@@ -28,7 +28,7 @@ from lc_service.retry.policy import RetryWithExponentialBackoff
 HERE = Path(__file__).parent
 KEY = "sk-local"
 LIFETIME_SECONDS = 900
-START_SECONDS = 45
+START_SECONDS = 120  # LiteLLM's imports, on a busy machine
 
 _spec = importlib.util.spec_from_file_location("install_servers", HERE / "install.py")
 assert _spec is not None
@@ -237,9 +237,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(
     params=[
-        "aimock",
-        pytest.param("litellm", marks=pytest.mark.servers),
-        pytest.param("llama", marks=pytest.mark.servers),
+        pytest.param("aimock", marks=pytest.mark.xdist_group("aimock")),
+        pytest.param("litellm", marks=[pytest.mark.servers, pytest.mark.xdist_group("litellm")]),
+        pytest.param("llama", marks=[pytest.mark.servers, pytest.mark.xdist_group("llama")]),
     ]
 )
 def server(request: pytest.FixtureRequest) -> Server:
