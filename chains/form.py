@@ -26,6 +26,7 @@ from chains.structured import Method, json_schema, structured
 
 FormT = TypeVar("FormT", bound=BaseModel)
 
+PROMPT_VERSION = "1"
 FORMAT_PROMPT = ChatPromptTemplate.from_messages(
     [("system", "Reply with one JSON object that fits this JSON schema, and with nothing else:\n{schema}")]
 )

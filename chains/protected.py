@@ -22,7 +22,8 @@ _PROTECTED = re.compile(
     | \{[\w.!:\[\]<>=^+-]{0,60}\} | \{\{ | \}\}
     | %\(\w{1,60}\)[a-z] | %\d*\$?[sdif@]\b                                                  # printf
     | (?<=\]\()[^()\s]+(?=[)\s])                                                             # link targets
-    | (?<![A-Za-z0-9])(?:https?|ftp|mailto|file):[\x21\x23-\x26\x28\x2a-\x3b\x3d\x3f-\x5a\x5c\x5e-\x5f\x61-\x7a\x7e]+
+    | (?<![A-Za-z0-9])(?:https?|ftp|mailto|file):
+      [\x21\x23-\x26\x28\x2a-\x3b\x3d\x3f-\x5a\x5c\x5e-\x5f\x61-\x7a\x7e]+                   # URLs
     """,
     re.VERBOSE | re.MULTILINE | re.DOTALL,
 )
