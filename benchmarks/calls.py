@@ -1,7 +1,7 @@
 """What a call costs the client: CPU time of ours beside bare ChatOpenAI and the bare SDK, imports, memory.
 
 The simulator has a process of its own; the variants take turns, a short one each, so that what slows the
-machine slows all alike. CPU time is of this process, all threads. Each figure that has a bound says PASS or MISS.
+machine slows all alike. CPU time is of this process, all threads. Figures with a bound say PASS or MISS.
 
 Run: python benchmarks/calls.py [--turns 15] [--calls 200] [--only async,sync,imports,memory] [--full]
 """

@@ -1,7 +1,7 @@
 """The SDK's `chat.completions` resources, whose plain raw `create` sends and reads JSON as it is.
 
-Invariant: the same request on the wire and the same dump of its answer as by the SDK's own way, which all goes
-that JSON alone would not write the same. Streams, `parse` and all the rest are the SDK's.
+Invariant: the same request on the wire and the same dump of its answer as by the SDK's own way, which all
+goes that JSON alone would not write the same. Streams, `parse` and all the rest are the SDK's.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class PlainResponse:
         self.headers = raw.http_response.headers
 
     def parse(self) -> Any:
-        """Return the dump of the completion; what the SDK's `parse` returns where there may be a difference."""
+        """Return the dump of the completion; what the SDK's `parse` returns where that may differ."""
         response = self.http_response
         if self.headers.get("content-type", "").partition(";")[0].endswith("json"):
             dumped = dump(response.json())
@@ -98,8 +98,8 @@ def _written(said: Mapping[str, Any]) -> bytes | None:
     if said.get("stream") or "messages" not in said or "model" not in said:
         return None
     body = {name: said[name] for name in _fields() if name in said}
-    if len(body) + sum(name in said for name in _OPTIONS) < len(said):  # the SDK refuses what it does not know
-        return None
+    if len(body) + sum(name in said for name in _OPTIONS) < len(said):
+        return None  # the SDK refuses what it does not know
     if extra := said.get("extra_body"):
         if not isinstance(extra, dict):
             return None

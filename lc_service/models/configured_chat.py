@@ -91,7 +91,8 @@ class ConfiguredChatOpenAI(ChatOpenAI):
 
     def _completions(self, client: Any, plain: Callable[[Any], object]) -> object:
         """Return the resource that LangChain asks: the plain one where nobody but us reads its answers."""
-        is_ours = type(self)._create_chat_result.__module__.startswith("lc_service.")
+        reader = type(self)._create_chat_result  # noqa: SLF001  a subclass's own, or ours
+        is_ours = reader.__module__.startswith("lc_service.")
         is_plain = is_ours and type(client) in (openai.OpenAI, openai.AsyncOpenAI)
         return plain(client) if is_plain else client.chat.completions
 

@@ -1,7 +1,7 @@
 """What the SDK's model of a chat completion would dump, read off the JSON without building that model.
 
-Invariant: equal to `ChatCompletion.construct(**body).model_dump()`, or None wherever that is not certain: what
-the SDK would coerce, or declares in a way not known here, is left to it. Judges no answer.
+Invariant: equal to `ChatCompletion.construct(**body).model_dump()`, or None wherever that is not certain:
+what the SDK would coerce, or declares in a way not known here, is left to it. Judges no answer.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ def _dump_of_variants(kinds: list[Any]) -> Dump:
         variants[words[0]] = _dump_of_model(kind)
 
     def dump_variant(value: Any) -> Any:
-        known = variants.get(value.get("type")) if type(value) is dict else None
-        if known is None:
+        word = value.get("type") if type(value) is dict else None
+        if not isinstance(word, str) or word not in variants:
             raise _NotCertain
-        return known(value)
+        return variants[word](value)
 
     return dump_variant
 
