@@ -20,13 +20,13 @@ def confidences(message: BaseMessage, values: list[str]) -> list[float | None]:
     tells "bill" from "billing".
 
     Args:
-        message: A model's answer, whose text is JSON.
+        message: A model's answer, whose text is a JSON object of one key.
         values: Strings of that JSON, in the order in which they stand there.
     """
     tokens = _tokens(message)
     written = b"".join(text for text, _ in tokens)
     found: list[float | None] = []
-    position = 0
+    position = written.find(b":") + 1  # the key may be one of the values
     for value in values:
         start, end = _find(written, value, position)
         position = max(position, end)

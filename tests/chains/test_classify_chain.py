@@ -126,6 +126,16 @@ def test_each_of_several_labels_has_its_own_confidence(server):
     assert None not in {first["confidence"], second["confidence"]}
 
 
+def test_a_label_that_is_called_like_the_key_is_not_mistaken_for_it(server):
+    answer = _says("label")
+    server.says(answer)
+    chosen = build_classify_chain(server.model(logprobs=True), ["label", "key"]).invoke({"text": "x"})
+    pieces = split_tokens(answer)
+    first = max(index for index, piece in enumerate(pieces) if "label" in piece)
+    expected = math.exp(sum(token_logprob(piece, 0)["logprob"] for piece in pieces[first:]))
+    assert chosen["confidence"] == pytest.approx(expected)
+
+
 def _message(tokens, **metadata):
     content = [
         {"token": token, "logprob": math.log(p), "bytes": raw and list(raw)} for token, raw, p in tokens
@@ -160,7 +170,7 @@ def test_a_label_that_is_not_among_the_tokens_has_no_confidence():
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=4), st.data())
 def test_a_confidence_is_a_probability_however_the_tokens_lie(values, data):
-    written = json.dumps(values, ensure_ascii=False).encode(errors="surrogatepass")
+    written = json.dumps({"labels": values}, ensure_ascii=False).encode(errors="surrogatepass")
     cuts = sorted(data.draw(st.sets(st.integers(0, len(written)), max_size=8)) | {0, len(written)})
     tokens = [("?", written[a:b], 0.5) for a, b in pairwise(cuts) if a < b]
     found = confidences(_message(tokens), values)

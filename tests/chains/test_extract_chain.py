@@ -217,6 +217,15 @@ def test_a_field_may_be_called_default_or_properties(server):
     assert sent["strict"] is True
 
 
+def test_an_open_object_is_not_closed_by_strict_mode(server):
+    class Open(BaseModel):
+        notes: dict[str, str]
+
+    server.says('{"notes": {"depth": "3 m"}}')
+    assert build_extract_chain(server.model(), Open).invoke({"text": "x"}).notes == {"depth": "3 m"}
+    assert server.asked[0]["response_format"]["json_schema"]["strict"] is False
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_schema_may_hold_itself(method, server):
     answer = {"name": "Inner", "parts": [{"name": "Outer", "parts": []}]}
