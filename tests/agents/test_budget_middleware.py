@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import ModelRetryMiddleware
+from langchain.agents.middleware import AgentMiddleware, ModelRetryMiddleware, hook_config
 from langchain.agents.structured_output import ToolStrategy
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
@@ -32,21 +32,24 @@ def cost_of(usage: Any) -> Decimal:
     return (usage.input_tokens * Decimal("0.4") + usage.output_tokens * Decimal("1.6")) / 1_000_000
 
 
-AMOUNTS: list[tuple[dict[str, Any], Any]] = [
-    ({"requests": 5}, lambda bill: 1),
-    ({"tokens": 700}, lambda usage: usage.total_tokens),
-    ({"tokens": 1_500, "strict": True}, lambda usage: usage.total_tokens),
-    ({"usd": "0.0004"}, cost_of),
-]
+LIMITS: dict[str, tuple[dict[str, Any], Any]] = {
+    "requests": ({"requests": 5}, lambda usage: 1),
+    "requests of a thread": ({"requests": 5, "per": "thread"}, lambda usage: 1),
+    "tokens": ({"tokens": 700}, lambda usage: usage.total_tokens),
+    "strict tokens of a thread": (
+        {"tokens": 1_500, "strict": True, "per": "thread"},
+        lambda usage: usage.total_tokens,
+    ),
+    "usd": ({"usd": "0.0004"}, cost_of),
+    "usd of a thread": ({"usd": "0.0004", "per": "thread"}, cost_of),
+}
 
 
-@pytest.mark.parametrize("per", ["run", "thread"])
-@pytest.mark.parametrize(("limit", "amount"), AMOUNTS, ids=["requests", "tokens", "strict", "usd"])
+@pytest.mark.parametrize(("limit", "amount"), LIMITS.values(), ids=LIMITS)
 def test_a_runaway_agent_stops_within_one_request_of_its_budget(
     *,
     limit: Any,
     amount: Any,
-    per: Any,
     simulate: Any,
     make_model: Any,
     runaway: Any,
@@ -54,7 +57,7 @@ def test_a_runaway_agent_stops_within_one_request_of_its_budget(
     well_formed: Any,
 ) -> None:
     server = simulate()
-    middleware = BudgetMiddleware(**limit, per=per)
+    middleware = BudgetMiddleware(**limit)
     agent = create_agent(
         make_model(), [look_up], middleware=[middleware, runaway], checkpointer=InMemorySaver()
     )
@@ -68,7 +71,7 @@ def test_a_runaway_agent_stops_within_one_request_of_its_budget(
     assert last.response_metadata["finish_reason"] == "budget_exceeded"
     facts = last.response_metadata["budget"]
     kind = next(iter(limit))
-    assert facts["per"] == per
+    assert facts["per"] == limit.get("per", "run")
     assert Decimal(facts["spent"][kind]) == sum(amounts)
     assert sum(amounts) + Decimal(facts["requested"][kind]) > most  # it was not stopped early
     assert well_formed(state["messages"])
@@ -324,6 +327,23 @@ def test_a_run_with_a_response_format_ends_with_what_it_has(
     state = run(agent)
     assert isinstance(state["structured_response"], Answer)
     assert well_formed(state["messages"])
+
+
+class Insisting(AgentMiddleware):
+    """Asks the model again, whatever it answers."""
+
+    @hook_config(can_jump_to=["model"])
+    def after_model(self, state: Any, runtime: Any) -> dict[str, Any]:
+        return {"jump_to": "model"}
+
+
+def test_a_middleware_that_insists_gets_no_more(simulate: Any, make_model: Any, run: Any) -> None:
+    server = simulate()
+    middleware = [BudgetMiddleware(requests=2), Insisting()]
+    state = run(create_agent(make_model(), [], middleware=middleware))
+    assert len(server.requests) == 2
+    reasons = [message.response_metadata.get("finish_reason") for message in state["messages"]]
+    assert reasons == [None, "stop", "stop", "budget_exceeded"]
 
 
 def test_a_models_own_budget_raises_whatever_the_middleware_does(

@@ -175,6 +175,16 @@ def test_what_a_failed_run_used_is_remembered_for_the_thread(simulate: Any, make
     assert state["thread_usage"]["total_tokens"] == sum(billed(server))
 
 
+def test_a_resumed_run_counts_a_step_that_is_repeated(simulate: Any, make_model: Any, run: Any) -> None:
+    server = simulate(faults=["server_error"] * 6)
+    middleware = [ModelRetryMiddleware(max_retries=5, initial_delay=0), UsageMiddleware()]
+    agent = create_agent(
+        make_model(), [], middleware=middleware, checkpointer=InMemorySaver(), interrupt_before=["model"]
+    )
+    run(agent, thread="1")
+    assert run(agent, None, thread="1")["usage"]["requests"] == len(server.requests) == 7
+
+
 def test_an_interrupted_run_and_its_resumption_are_counted(simulate: Any, make_model: Any, run: Any) -> None:
     server = simulate()
     inner = create_agent(make_model(), [look_up])
