@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Self
 
 import httpx2
 
@@ -23,6 +24,9 @@ from lc_service.limits.alarm import TaskAlarm, ThreadAlarm
 from lc_service.limits.circuit import DEAD_KINDS, Circuit, CircuitBreaker
 from lc_service.retry.errors import ErrorKind, classify
 from lc_service.retry.exceptions import CircuitOpenError
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 logger = logging.getLogger(__name__)
 
@@ -181,18 +185,43 @@ class Breaker:
         self._ring()
 
     def _ring(self) -> None:
-        while self._alarms:
+        for _ in range(len(self._alarms)):  # not those who, rung for, ask again and wait once more
             self._alarms.popleft().set()
 
 
+class OpenedSinceError(Exception):
+    """Raise where an attempt got its turn to be sent after the circuit had opened: it must enter again."""
+
+
 class Entry:
-    """One attempt's way through a breaker. Belongs to that attempt; its end counts once."""
+    """One attempt's way through a breaker. Belongs to that attempt; its end counts once.
+
+    A context manager that ends with its block, as the block ended.
+    """
 
     __slots__ = ("_breaker", "_probe")
 
     def __init__(self, breaker: Breaker, probe: int) -> None:
         self._breaker: Breaker | None = breaker
         self._probe = probe
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end(error)
+
+    def confirm(self) -> None:
+        """Look once more before sending, where the attempt has waited for its turn since.
+
+        Raises:
+            OpenedSinceError: The circuit has opened.
+        """
+        breaker = self._breaker
+        if breaker is not None and not self._probe and breaker.is_open:
+            raise OpenedSinceError
 
     def end(self, error: BaseException | None = None) -> None:
         """Tell how the attempt ended, or that an answer has begun to come; never blocks."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 REMEMBERED_LATENCIES = 256
 MIN_LATENCIES = 20
-INITIAL_REQUESTS = 1.0
 MAX_SAVED_REQUESTS = 10.0
 QUIET_SECONDS = 10.0
 """How long after a rate limit's rejection nothing is sent that is not needed."""
@@ -29,15 +28,15 @@ class Hedge:
     """When to send a request a second time because the first one is slow; the first good answer is taken.
 
     Both requests are paid for and counted, the loser as unknown where it was cancelled before its answer.
-    For `invoke`, `ainvoke` and their batches: streams are not hedged, nor are retries.
+    For `invoke`, `ainvoke` and their batches: streams are not hedged, nor are retries and embeddings.
 
     Args:
         after: Seconds without an answer; or a quantile of the recent latencies of this endpoint and model,
             such as `"p95"`, which nothing is hedged by before 20 answers have come. Where `max_extra` is less
             than the share that such a quantile leaves, the quantile is as much later: `"p95"` with 0.02 is
             the p98, so that the extra requests go to the slowest.
-        max_extra: Second requests for each call, at most and on average: 0.02 is one for every 50 calls. The
-            first needs no saving up, and up to 10 are saved.
+        max_extra: Second requests for each call so far, at most: 0.02 is one for every 50 calls, the first of
+            them for the 50th. Up to 10 are saved up.
 
     Raises:
         ValueError: A value is out of range; the message names it.
@@ -76,7 +75,7 @@ class Pace:
         self._share = None if quantile is None else max(quantile, 1 - rules.max_extra)
         self._seconds = rules.after if isinstance(rules.after, (int, float)) else None
         self._earned = rules.max_extra
-        self._allowance = INITIAL_REQUESTS
+        self._allowance = 0.0
         self._quiet_until = -math.inf
         self._ring: deque[float] = deque()
         self._sorted: list[float] = []
@@ -106,7 +105,7 @@ class Pace:
             self._allowance += 1
 
     def answered(self, latency_seconds: float) -> None:
-        """Learn from a call whose first attempt was answered; where the second request won, until then."""
+        """Learn from an attempt that was answered; of two requests, since the first one began."""
         with self._lock:
             if len(self._ring) == REMEMBERED_LATENCIES:
                 del self._sorted[bisect_left(self._sorted, self._ring.popleft())]

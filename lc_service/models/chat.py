@@ -6,7 +6,7 @@ place of the SDK's retries and of `RunnableRetry`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from typing import Any
 
@@ -24,8 +24,8 @@ from lc_service.models.chat_request import chat_request
 from lc_service.models.circuit import abehind, astream_behind, behind, gate_of, stream_behind
 from lc_service.models.configured_chat import ConfiguredChatOpenAI
 from lc_service.models.flow import limiter_of
-from lc_service.models.hedging import Began, unwatched
-from lc_service.models.pipeline import AnyRunManager, Call
+from lc_service.models.hedging import Begins
+from lc_service.models.pipeline import AnyRunManager, Call, unwatched
 from lc_service.models.race import ahedged, hedged
 from lc_service.models.request import accounts
 from lc_service.models.run import (
@@ -173,17 +173,16 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         generate = super()._generate
         call = self._call(messages, kwargs, run_manager)
 
-        def attempt(began: Began = unwatched) -> ChatResult:
-            with call.attempt() as attempt, attempt.sending():
-                began()
+        def attempt(begins: Begins = unwatched) -> ChatResult:
+            with call.attempt(begins) as attempt, attempt.sending():
                 result = generate(messages, stop, run_manager, **kwargs)
                 attempt.reported = read_result(result.llm_output, result.generations)
                 return require_end(result, is_background=self._is_background(kwargs))
 
         with call:
-            guarded = behind(gate_of(self.circuit_breaker, call), attempt)
-            raced = hedged(self.hedge, call, guarded)
-            return retry_call(self.retry, raced, on_wait(call, self.rate_limiter))
+            raced = hedged(self.hedge, call, attempt, self.rate_limiter)
+            guarded = behind(gate_of(self.circuit_breaker, call), raced)
+            return retry_call(self.retry, guarded, on_wait(call, self.rate_limiter))
 
     async def _agenerate(
         self,
@@ -195,18 +194,17 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         generate = super()._agenerate
         call = self._call(messages, kwargs, run_manager)
 
-        async def attempt(began: Began = unwatched) -> ChatResult:
-            async with call.attempt() as attempt:
+        async def attempt(begins: Begins = unwatched) -> ChatResult:
+            async with call.attempt(begins) as attempt:
                 with attempt.sending():
-                    began()
                     result = await generate(messages, stop, run_manager, **kwargs)
                 attempt.reported = read_result(result.llm_output, result.generations)
                 return require_end(result, is_background=self._is_background(kwargs))
 
         with call:
-            guarded = abehind(gate_of(self.circuit_breaker, call), attempt)
-            raced = ahedged(self.hedge, call, guarded)
-            return await aretry_call(self.retry, raced, aon_wait(call, self.rate_limiter))
+            raced = ahedged(self.hedge, call, attempt, self.rate_limiter)
+            guarded = abehind(gate_of(self.circuit_breaker, call), raced)
+            return await aretry_call(self.retry, guarded, aon_wait(call, self.rate_limiter))
 
     def _stream(
         self,
@@ -218,7 +216,7 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         stream = super()._stream
         call = self._call(messages, kwargs, run_manager or handed_over_run(), is_stream=True)
 
-        def attempt() -> Iterator[ChatGenerationChunk]:
+        def attempt() -> Generator[ChatGenerationChunk]:
             return whole_stream(
                 lambda: stream(messages, stop, run_manager, **kwargs),
                 call.attempt(),
@@ -239,7 +237,7 @@ class ReliableChatOpenAI(ConfiguredChatOpenAI):
         stream = super()._astream
         call = self._call(messages, kwargs, run_manager or handed_over_run(), is_stream=True)
 
-        def attempt() -> AsyncIterator[ChatGenerationChunk]:
+        def attempt() -> AsyncGenerator[ChatGenerationChunk]:
             return awhole_stream(
                 lambda: stream(messages, stop, run_manager, **kwargs),
                 call.attempt(),

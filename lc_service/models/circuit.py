@@ -1,19 +1,20 @@
 """Between a model's attempts and its endpoint's breaker: each attempt passes it first and tells it its end.
 
-Invariant: where the breaker is open nothing is reserved, sent or recorded. Does not retry.
+Invariant: where the breaker is open nothing is sent or recorded, and whoever waits for it holds no place and
+no reservation. Does not retry.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import ParamSpec, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import aclosing, closing, suppress
+from typing import TypeVar
 
-from lc_service.limits.breaker import Breaker, Entry, breaker_for
+from lc_service.limits.breaker import Breaker, Entry, OpenedSinceError, breaker_for
 from lc_service.limits.circuit import CircuitBreaker
 from lc_service.models.pipeline import Call
 from lc_service.retry.exceptions import CircuitOpenError
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -34,16 +35,20 @@ class Gate:
     def enter(self) -> Entry:
         """Let the next attempt go; where the breaker refuses a retry, the error names what made it one."""
         try:
-            return self._breaker.enter(is_patient=self._is_patient)
+            entry = self._breaker.enter(is_patient=self._is_patient)
         except CircuitOpenError as refusal:
             raise refusal from self._call.last_error
+        self._call.entry = entry
+        return entry
 
     async def aenter(self) -> Entry:
         """Let the next attempt go; as `enter`."""
         try:
-            return await self._breaker.aenter(is_patient=self._is_patient)
+            entry = await self._breaker.aenter(is_patient=self._is_patient)
         except CircuitOpenError as refusal:
             raise refusal from self._call.last_error
+        self._call.entry = entry
+        return entry
 
 
 def gate_of(rules: CircuitBreaker | None, call: Call) -> Gate | None:
@@ -54,87 +59,62 @@ def gate_of(rules: CircuitBreaker | None, call: Call) -> Gate | None:
     return Gate(call, breaker_for(rules, str(server)), is_patient=rules.is_patient)
 
 
-def behind(gate: Gate | None, attempt: Callable[P, T]) -> Callable[P, T]:
+def behind(gate: Gate | None, attempt: Callable[[], T]) -> Callable[[], T]:
     """Return `attempt` with a breaker before it."""
     if gate is None:
         return attempt
 
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-        entry = gate.enter()
-        try:
-            result = attempt(*args, **kwargs)
-        except BaseException as error:
-            entry.end(error)
-            raise
-        entry.end()
-        return result
+    def guarded() -> T:
+        while True:
+            with suppress(OpenedSinceError), gate.enter():
+                return attempt()
 
     return guarded
 
 
-def abehind(gate: Gate | None, attempt: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def abehind(gate: Gate | None, attempt: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
     """Return `attempt` with a breaker before it; as `behind`."""
     if gate is None:
         return attempt
 
-    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-        entry = await gate.aenter()
-        try:
-            result = await attempt(*args, **kwargs)
-        except BaseException as error:
-            entry.end(error)
-            raise
-        entry.end()
-        return result
+    async def guarded() -> T:
+        while True:
+            with suppress(OpenedSinceError), await gate.aenter():
+                return await attempt()
 
     return guarded
 
 
-def stream_behind(gate: Gate | None, open_stream: Callable[[], Iterator[T]]) -> Callable[[], Iterator[T]]:
+def stream_behind(gate: Gate | None, open_stream: Callable[[], Generator[T]]) -> Callable[[], Iterator[T]]:
     """Return `open_stream` with a breaker before it, for which the first chunk is the success."""
     if gate is None:
         return open_stream
 
     def guarded() -> Iterator[T]:
-        entry = gate.enter()
-        stream = None
-        try:
-            stream = open_stream()
-            for chunk in stream:
-                entry.end()
-                yield chunk
-        except BaseException as error:
-            entry.end(error)
-            raise
-        finally:
-            if (close := getattr(stream, "close", None)) is not None:
-                close()
-        entry.end()
+        while True:
+            with suppress(OpenedSinceError), gate.enter() as entry, closing(open_stream()) as stream:
+                for chunk in stream:
+                    entry.end()
+                    yield chunk
+                return
 
     return guarded
 
 
 def astream_behind(
-    gate: Gate | None, open_stream: Callable[[], AsyncIterator[T]]
+    gate: Gate | None, open_stream: Callable[[], AsyncGenerator[T]]
 ) -> Callable[[], AsyncIterator[T]]:
     """Return `open_stream` with a breaker before it; as `stream_behind`."""
     if gate is None:
         return open_stream
 
     async def guarded() -> AsyncIterator[T]:
-        entry = await gate.aenter()
-        stream = None
-        try:
-            stream = open_stream()
-            async for chunk in stream:
-                entry.end()
-                yield chunk
-        except BaseException as error:
-            entry.end(error)
-            raise
-        finally:
-            if (aclose := getattr(stream, "aclose", None)) is not None:
-                await aclose()
-        entry.end()
+        while True:
+            with suppress(OpenedSinceError), await gate.aenter() as entry:
+                async with aclosing(open_stream()) as stream:
+                    async for chunk in stream:
+                        entry.end()
+                        yield chunk
+                return
 
     return guarded

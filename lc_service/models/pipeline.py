@@ -6,7 +6,7 @@ for it read that. Does not retry and does not wait between attempts: that is the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -23,6 +23,8 @@ from lc_service.accounting.prompt import PromptEstimate
 from lc_service.accounting.record import NO_TOKENS, AttemptRecord, AttemptStatus, Certainty
 from lc_service.accounting.spending import AttemptRequest
 from lc_service.accounting.tracker import counters_among
+from lc_service.limits.admission import Outcome
+from lc_service.limits.breaker import Entry
 from lc_service.limits.limiter import Permit, RateLimiter
 from lc_service.models.answer import known
 from lc_service.models.evidence import Evidence, status_of
@@ -43,10 +45,17 @@ AnyRunManager = RunManager | AsyncRunManager
 _PORTS = {"https": 443, "http": 80}
 
 
+def unwatched() -> None:
+    """Nobody wants to know that an attempt begins."""
+
+
 class Call:
     """One call: what its attempts have in common. Belongs to that call, so it needs no lock.
 
     A context manager, sync and async alike, around all of the call's attempts.
+
+    Attributes:
+        entry: The present attempt's way through the breaker, where there is one.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class Call:
         self.tags = () if run is None else own_tags(run.tags)
         self.metadata = {} if run is None else own_metadata(run.metadata)
         self.last_error: BaseException | None = None
+        self.entry: Entry | None = None
         self._attempts = 0
         for counter in self.counters:
             try:
@@ -93,10 +103,19 @@ class Call:
         if self.span is not None:
             self.span.end(error)
 
-    def attempt(self) -> Attempt:
-        """Begin the next attempt: a context manager, sync and async."""
+    def attempt(self, begins: Callable[[], None] = unwatched) -> Attempt:
+        """Begin the next attempt: a context manager, sync and async.
+
+        Args:
+            begins: Called where the attempt has its reservation and its place, and is about to be sent; what
+                it raises takes the attempt back, without a record.
+        """
         self._attempts += 1
-        return Attempt(self, self._attempts)
+        return Attempt(self, self._attempts, begins)
+
+    def take_back(self) -> None:
+        """Take note that the attempt begun last has never been one."""
+        self._attempts -= 1
 
     @cached_property
     def prompt(self) -> PromptEstimate:
@@ -135,9 +154,10 @@ class Call:
 class Attempt(Evidence):
     """One HTTP attempt, from its reservation to its record."""
 
-    def __init__(self, call: Call, number: int) -> None:
+    def __init__(self, call: Call, number: int, begins: Callable[[], None]) -> None:
         super().__init__()
         self._call = call
+        self._begins = begins
         self._number = number
         self._reservation: Reservation | None = None
         self._permit: Permit | None = None
@@ -151,14 +171,15 @@ class Attempt(Evidence):
 
             with self._call.naming_the_cause():
                 self._reservation = reserve_all(self._call.accounts.budgets, self._wanted())
-        if self._call.limiter is not None:
-            try:
+        try:
+            if self._call.limiter is not None:
                 self._permit = self._call.limiter.acquire(**self._asked())
-            except BaseException:
-                if self._reservation is not None:
-                    self._reservation.release()
-                raise
-        self._begin()
+            self._begin()
+        except BaseException:
+            self._take_back()
+            if self._reservation is not None:
+                self._reservation.release()
+            raise
         return self
 
     async def __aenter__(self) -> Self:
@@ -167,17 +188,26 @@ class Attempt(Evidence):
 
             with self._call.naming_the_cause():
                 self._reservation = await areserve_all(self._call.accounts.budgets, self._wanted())
-        if self._call.limiter is not None:
-            try:
+        try:
+            if self._call.limiter is not None:
                 self._permit = await self._call.limiter.aacquire(**self._asked())
-            except BaseException:
-                if self._reservation is not None:
-                    await self._reservation.arelease()
-                raise
-        self._begin()
+            self._begin()
+        except BaseException:
+            self._take_back()
+            if self._reservation is not None:
+                await self._reservation.arelease()
+            raise
         return self
 
+    def _take_back(self) -> None:
+        self._call.take_back()
+        if self._permit is not None:
+            guarded("the rate limiter", self._permit.settle, Outcome(used_tokens=0))
+
     def _begin(self) -> None:
+        if self._call.entry is not None:
+            self._call.entry.confirm()
+        self._begins()
         self._started = clock.now()
         self._started_at_seconds = clock.wall()
 

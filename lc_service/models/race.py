@@ -10,209 +10,161 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from contextvars import copy_context
-from typing import Any, Generic, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from langchain_core.rate_limiters import BaseRateLimiter
 
 from lc_service import clock
 from lc_service.limits.hedge import Hedge
-from lc_service.models.hedging import Attempt, Began, Hedging, hedging_of
-from lc_service.models.pipeline import Call
+from lc_service.models.hedging import Begins, Hedging, Race, hedging_of
+from lc_service.models.pipeline import Call, unwatched
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _LOSERS_SECONDS = 1.0
 """How long a cancelled loser's record is waited for; it comes later where something holds it up."""
-_losers: set[asyncio.Task[Any]] = set()
+_tasks: set[asyncio.Task[Any]] = set()
 
 
-def hedged(rules: Hedge | None, call: Call, attempt: Attempt[T]) -> Callable[[], T]:
+class Attempt(Protocol[T_co]):
+    """Makes one attempt."""
+
+    def __call__(self, begins: Begins = unwatched) -> T_co:
+        """Make it; `begins` is called just before it is sent."""
+        ...
+
+
+def hedged(
+    rules: Hedge | None, call: Call, attempt: Attempt[T], rate_limiter: BaseRateLimiter | None = None
+) -> Callable[[], T]:
     """Return `attempt` so that the first time it is called it is a race.
 
     A request that is raced runs in a thread of its own: one that lost cannot be stopped, so it ends and is
     counted when it is answered or times out.
     """
-    hedging = hedging_of(rules, call)
+    hedging = hedging_of(rules, call, rate_limiter)
     if hedging is None:
         return attempt
 
     def raced() -> T:
-        if hedging.is_retry:
-            return attempt()
-        after_seconds = hedging.begin()
-        if after_seconds is not None:
-            return _Race(hedging, attempt).run(after_seconds)
-        try:
-            result = attempt(hedging.began)
-        except Exception as error:
-            hedging.failed([error])
-            raise
-        hedging.answered()
-        return result
+        if (after_seconds := hedging.begin()) is not None:
+            return _race(hedging, attempt, after_seconds)
+        with hedging.learning():
+            return attempt(hedging.begins)
 
     return raced
 
 
-def ahedged(rules: Hedge | None, call: Call, attempt: Attempt[Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+def ahedged(
+    rules: Hedge | None,
+    call: Call,
+    attempt: Attempt[Awaitable[T]],
+    rate_limiter: BaseRateLimiter | None = None,
+) -> Callable[[], Awaitable[T]]:
     """Return `attempt` so that the first time it is called it is a race; the loser is cancelled."""
-    hedging = hedging_of(rules, call)
+    hedging = hedging_of(rules, call, rate_limiter)
     if hedging is None:
         return attempt
 
     async def raced() -> T:
-        if hedging.is_retry:
-            return await attempt()
-        after_seconds = hedging.begin()
-        if after_seconds is not None:
-            return await _AsyncRace(hedging, attempt).run(after_seconds)
-        try:
-            result = await attempt(hedging.began)
-        except Exception as error:
-            hedging.failed([error])
-            raise
-        hedging.answered()
-        return result
+        if (after_seconds := hedging.begin()) is not None:
+            return await _arace(hedging, attempt, after_seconds)
+        with hedging.learning():
+            return await attempt(hedging.begins)
 
     return raced
 
 
-class _Race(Generic[T]):
-    """One call's, between threads."""
+def _race(hedging: Hedging, attempt: Attempt[T], after_seconds: float) -> T:
+    changed = threading.Event()
 
-    def __init__(self, hedging: Hedging, attempt: Attempt[T]) -> None:
-        self._hedging = hedging
-        self._attempt = attempt
-        self._changed = threading.Event()
-        self._has_begun = False
-        self._runs: list[Future[T]] = []
-
-    def run(self, after_seconds: float) -> T:
-        try:
-            first = self._send(self._began)
-            while not (self._has_begun or first.done()):
-                self._wait(None)
-            while not first.done() and (seconds := self._hedging.seconds_left(after_seconds)) > 0:
-                self._wait(seconds)
-            if not first.done() and self._hedging.may_send():
-                self._send(self._hedging.second_began)
-            while not (answered := _answered(self._runs)) and not all(run.done() for run in self._runs):
-                self._wait(None)
-            if not answered:
-                self._hedging.failed([run.exception() for run in self._runs])
-                return first.result()
-            self._hedging.answered()
-            return answered[0].result()
-        finally:
-            self._hedging.end(len(self._runs))
-
-    def _wait(self, seconds: float | None) -> None:
-        clock.wait(self._changed, seconds)
-        self._changed.clear()
-
-    def _began(self) -> None:
-        self._hedging.began()
-        self._has_begun = True
-        self._changed.set()
-
-    def _send(self, began: Began) -> Future[T]:
+    def send(begins: Begins) -> Future[T]:
         run: Future[T] = Future()
-        self._runs.append(run)
+        run.add_done_callback(lambda _: changed.set())
         # Not a daemon: at the program's end a loser is still counted.
-        threading.Thread(
-            target=copy_context().run, args=(self._work, run, began), name="lc_service-hedge"
-        ).start()
+        thread = threading.Thread(
+            target=copy_context().run, args=(_work, run, attempt, begins, changed), name="lc_service-hedge"
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # there are too many, or the interpreter shuts down
+            _work(run, attempt, begins, changed)
         return run
 
-    def _work(self, run: Future[T], began: Began) -> None:
-        try:
-            run.set_result(self._attempt(began))
-        except BaseException as error:  # noqa: BLE001  raised in the thread that called
-            run.set_exception(error)
-        finally:
-            self._changed.set()
+    race = Race(hedging, send)
+    with closing(race.waits(after_seconds)) as waits:
+        for seconds in waits:
+            clock.wait(changed, seconds)
+            changed.clear()
+    return race.result()
 
 
-def _answered(runs: Sequence[Future[T]]) -> list[Future[T]]:
-    return [run for run in runs if run.done() and run.exception() is None]
+def _work(run: Future[T], attempt: Attempt[T], begins: Begins, changed: threading.Event) -> None:
+    def begun() -> None:
+        begins()
+        changed.set()
+
+    try:
+        run.set_result(attempt(begun))
+    except BaseException as error:  # noqa: BLE001  raised in the thread that called
+        run.set_exception(error)
+        del run  # a cycle: the error's traceback holds this frame
 
 
-class _AsyncRace(Generic[T]):
-    """One call's, between tasks."""
+async def _arace(hedging: Hedging, attempt: Attempt[Awaitable[T]], after_seconds: float) -> T:
+    loop = asyncio.get_running_loop()
+    changed: asyncio.Future[None] = loop.create_future()
+    tasks: list[asyncio.Task[T]] = []
 
-    def __init__(self, hedging: Hedging, attempt: Attempt[Awaitable[T]]) -> None:
-        self._hedging = hedging
-        self._attempt = attempt
-        self._loop = asyncio.get_running_loop()
-        self._changed: asyncio.Future[None] = self._loop.create_future()
-        self._has_begun = False
-        self._tasks: list[asyncio.Task[T]] = []
+    def change(_: object = None) -> None:
+        if not changed.done():
+            changed.set_result(None)
 
-    async def run(self, after_seconds: float) -> T:
-        try:
-            first = self._send(self._began)
-            while not (self._has_begun or first.done()):
-                await self._wait(None)
-            while not first.done() and (seconds := self._hedging.seconds_left(after_seconds)) > 0:
-                await self._wait(seconds)
-            if not first.done() and self._hedging.may_send():
-                self._send(self._hedging.second_began)
-            while not (answered := _won(self._tasks)) and not all(task.done() for task in self._tasks):
-                await self._wait(None)
-            if not answered:
-                self._hedging.failed([_error(task) for task in self._tasks])
-                return first.result()
-            self._hedging.answered()
-            return answered[0].result()
-        except GeneratorExit:  # collected with its loop, and with them: nothing can be awaited
-            self._tasks = []
-            raise
-        finally:
-            self._hedging.end(len(self._tasks))
-            await self._stop()
+    def send(begins: Begins) -> asyncio.Task[T]:
+        def begun() -> None:
+            begins()
+            change()
 
-    async def _wait(self, seconds: float | None) -> None:
-        await clock.async_wait(self._changed, seconds)
-        self._changed = self._loop.create_future()
-
-    def _change(self, _: object = None) -> None:
-        if not self._changed.done():
-            self._changed.set_result(None)
-
-    def _began(self) -> None:
-        self._hedging.began()
-        self._has_begun = True
-        self._change()
-
-    def _send(self, began: Began) -> asyncio.Task[T]:
-        task = self._loop.create_task(self._run(began))
-        task.add_done_callback(self._change)
-        self._tasks.append(task)
+        task = asyncio.ensure_future(_awaited(attempt, begun))
+        for done in (change, _looked_at):
+            task.add_done_callback(done)
+        _tasks.add(task)
+        tasks.append(task)
         return task
 
-    async def _run(self, began: Began) -> T:
-        return await self._attempt(began)
-
-    async def _stop(self) -> None:
-        """Cancel what still runs, and wait for its record."""
-        losers = [task for task in self._tasks if not task.done()]
-        for task in losers:
-            _losers.add(task)
-            task.add_done_callback(_forget)
-            task.cancel()
-        if losers:
-            await asyncio.wait(losers, timeout=_LOSERS_SECONDS)
-        for task in self._tasks:
-            if task.done():
-                _error(task)  # or asyncio would complain that nobody looked
+    race = Race(hedging, send)
+    try:
+        with closing(race.waits(after_seconds)) as waits:
+            for seconds in waits:
+                await clock.async_wait(changed, seconds)
+                changed = loop.create_future()
+        return race.result()
+    except GeneratorExit:  # collected with its loop, and with them: nothing can be awaited
+        tasks.clear()
+        raise
+    finally:
+        await _stop(tasks)
+        tasks.clear()  # they hold the error that is raised here, whose traceback holds this frame
 
 
-def _won(tasks: Sequence[asyncio.Task[T]]) -> list[asyncio.Task[T]]:
-    return [task for task in tasks if task.done() and _error(task) is None]
+async def _awaited(attempt: Attempt[Awaitable[T]], begins: Begins) -> T:
+    return await attempt(begins)
 
 
-def _error(task: asyncio.Task[Any]) -> BaseException | None:
-    return asyncio.CancelledError() if task.cancelled() else task.exception()
+async def _stop(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel what still runs, and wait for its record."""
+    losers = [task for task in tasks if not task.done()]
+    for task in losers:
+        task.cancel()
+    if losers:
+        await asyncio.wait(losers, timeout=_LOSERS_SECONDS)
 
 
-def _forget(task: asyncio.Task[Any]) -> None:
-    _losers.discard(task)
-    _error(task)
+def _looked_at(task: asyncio.Task[Any]) -> None:
+    """Let go of a task that is done, and do not let asyncio complain that nobody looked at its error."""
+    _tasks.discard(task)
+    if not task.cancelled():
+        task.exception()

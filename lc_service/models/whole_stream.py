@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import cast
 
 from langchain_core.messages import AIMessageChunk
@@ -186,7 +186,7 @@ def _cancellations(task: asyncio.Task[object] | None) -> int:
 
 def whole_stream(
     open_stream: Callable[[], Iterator[ChatGenerationChunk]], attempt: Attempt, *, choices: int = 1
-) -> Iterator[ChatGenerationChunk]:
+) -> Generator[ChatGenerationChunk]:
     """Yield the chunks of one streamed attempt of `choices` choices, and raise where its end does not come.
 
     Raises:
@@ -216,7 +216,7 @@ def whole_stream(
 
 async def awhole_stream(
     open_stream: Callable[[], AsyncIterator[ChatGenerationChunk]], attempt: Attempt, *, choices: int = 1
-) -> AsyncIterator[ChatGenerationChunk]:
+) -> AsyncGenerator[ChatGenerationChunk]:
     """Yield the chunks of one streamed attempt, and raise where its end does not come; as `whole_stream`."""
     end = StreamEnd(attempt, choices)
     async with attempt:

@@ -15,16 +15,13 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from langchain_core.exceptions import ModelError, ModelRateLimitError
 
 from lc_service import CircuitBreaker, CircuitOpenError, RequestExceedsLimitError, TruncatedResponseError
 from lc_service.accounting.budget.exceeded import BudgetExceeded
 from lc_service.limits import breaker as breakers
-from lc_service.limits.alarm import TaskAlarm, ThreadAlarm
 from lc_service.limits.breaker import Breaker, breaker_for, waiting_for_endpoints
-from lc_service.limits.circuit import DEAD_KINDS, Circuit
+from lc_service.limits.circuit import DEAD_KINDS
 from lc_service.retry.errors import ErrorKind, classify
 from lc_service.retry.policy import RetryWithExponentialBackoff
 
@@ -416,82 +413,3 @@ class TestError:
 
     def test_a_breaker_does_not_count_it(self):
         assert ErrorKind.CIRCUIT_OPEN not in DEAD_KINDS
-
-
-class TestRules:
-    @pytest.mark.parametrize(
-        "rules",
-        [
-            {"failures": 0},
-            {"failures": True},
-            {"failures": 2.5},
-            {"min_seconds": -1},
-            {"probe_after_seconds": float("nan")},
-            {"max_probe_after_seconds": float("inf")},
-            {"probe_after_seconds": 61},
-        ],
-        ids=str,
-    )
-    def test_what_makes_no_sense_is_refused(self, rules: dict[str, Any]):
-        with pytest.raises(ValueError, match=next(iter(rules))):
-            CircuitBreaker(**rules)
-
-
-class TestAlarms:
-    def test_one_rings_once_whoever_rings(self):
-        alarm = ThreadAlarm()
-        assert alarm.wait(0) is False
-        alarm.set()
-        alarm.set()
-        assert alarm.is_set()
-        assert alarm.wait(0)
-        assert alarm.wait()
-        with pytest.raises(NotImplementedError):
-            alarm.clear()
-
-    async def test_a_tasks_alarm_rings_from_another_thread(self):
-        alarm = TaskAlarm()
-        threading.Thread(target=lambda: (alarm.set(), alarm.set())).start()
-        await asyncio.wait_for(alarm.future, 5)
-
-    def test_a_loop_that_is_gone_does_no_harm(self):
-        async def make() -> TaskAlarm:
-            return TaskAlarm()
-
-        alarm = asyncio.run(make())
-        alarm.set()
-        assert not alarm.future.done()
-
-
-@settings(max_examples=200)
-@given(st.lists(st.tuples(st.sampled_from("aefsgw"), st.integers(0, 9)), max_size=60))
-def test_laws_of_a_circuit(steps: list[tuple[str, int]]):
-    """At most one probe in its time, never open without a run of failures, always a way out."""
-    circuit = Circuit(RULES)
-    now, alive_at = 0.0, 0.0
-    under_way: list[tuple[int, float]] = []
-    for step, number in steps:
-        now += number / 3
-        was_open = circuit.is_open
-        if step == "a" and (probe := circuit.admit(now)) is not None:
-            assert (probe > 0) == was_open
-            younger = [at for other, at in under_way if other and now - at < RULES.max_probe_after_seconds]
-            assert not (probe and younger)
-            under_way.append((probe, now))
-        elif step in "efsg" and under_way:
-            probe, _ = under_way.pop(number % len(under_way))
-            if step == "s":
-                circuit.succeed()
-                under_way = [(0, at) for _, at in under_way]  # nothing they do is a probe's any more
-                alive_at = now
-                assert not circuit.is_open
-            elif step == "g":
-                circuit.give_up(probe, now)
-                assert circuit.is_open == was_open
-            else:
-                circuit.fail(probe, ErrorKind.TIMEOUT, now)
-        if circuit.is_open and not was_open:
-            assert circuit.opened.failures >= RULES.failures
-            assert now - alive_at >= RULES.min_seconds
-    if circuit.is_open:
-        assert circuit.admit(now + circuit.patience_seconds(now))
