@@ -35,22 +35,30 @@ class LiveBudget(Live):
         self.refusal: BudgetExceeded | None = None
         self.is_told = False
 
+    @property
+    def taken(self) -> Amount:
+        """What is spent or, by requests that nobody waits for any more, may yet be."""
+        reserved = (
+            self.budget.reserved
+        )  # first: what is settled meanwhile counts twice rather than not at all
+        return self.budget.spent + reserved
 
-_Untracked = UntrackedValue(LiveBudget, guard=False)  # parallel tools may set it in one step
+
+# Parallel tools of a resumed run may set it in one step.
+_RUN = UntrackedValue(LiveBudget, guard=False)
+_THREAD = UntrackedValue(LiveBudget, guard=False)
 
 
 class RunBudgetState(AgentState[Any]):
     """The state of an agent with a budget for each run; nothing of it is saved."""
 
-    live_run_budget: NotRequired[Annotated[LiveBudget, _Untracked, PrivateStateAttr]]
+    live_run_budget: NotRequired[Annotated[LiveBudget, _RUN, PrivateStateAttr]]
 
 
 class ThreadBudgetState(AgentState[Any]):
     """The state of an agent with a budget for each thread: `thread_spent` is saved by the checkpointer."""
 
-    live_thread_budget: NotRequired[
-        Annotated[LiveBudget, UntrackedValue(LiveBudget, guard=False), PrivateStateAttr]
-    ]
+    live_thread_budget: NotRequired[Annotated[LiveBudget, _THREAD, PrivateStateAttr]]
     thread_spent: NotRequired[Annotated[dict[str, Any], PrivateStateAttr]]
 
 
@@ -157,11 +165,11 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
         )
         if self.per == "thread":
             spent = _read(state.get("thread_spent"))
-            budget.spend(spent if broken is None else spent.or_more(broken.budget.spent))
+            budget.spend(spent if broken is None else spent.or_more(broken.taken))
         return LiveBudget(budget)
 
     def _saved(self, live: LiveBudget) -> dict[str, Any]:
-        return {} if self.per == "run" else {"thread_spent": _told(live.budget.spent)}
+        return {} if self.per == "run" else {"thread_spent": _told(live.taken)}
 
     def _inside(self, live: LiveBudget) -> AbstractContextManager[None]:
         return hold_to(live.budget)

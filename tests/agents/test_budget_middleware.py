@@ -161,6 +161,26 @@ def test_what_a_failed_step_spent_is_remembered_for_the_thread(simulate: Any, ma
     assert len(server.requests) == 4
 
 
+def test_a_request_that_nobody_waits_for_is_not_forgotten(simulate: Any, make_model: Any) -> None:
+    simulate(chunk_delay_seconds=0.001)
+    model = make_model()
+    left_open: list[Any] = []
+
+    def look_around(place: str) -> str:
+        """Look around."""
+        left_open.append(model.stream("Hello"))
+        return str(next(left_open[0]).text)
+
+    middleware = BudgetMiddleware(requests=9, tokens=9_000, per="thread")
+    agent = create_agent(make_model(), [look_around], middleware=[middleware], checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    agent.invoke({"messages": [("user", "look_around")]}, config)
+    spent = agent.get_state(config).values["thread_spent"]
+    left_open[0].close()
+    assert spent["requests"] == 3
+    assert spent["tokens"] > 40
+
+
 def experts(make_model: Any, *middleware: Any) -> list[Any]:
     """Two tools with an agent in each, which calls a tool once and then answers: two requests."""
     agent = create_agent(make_model(), [look_up], middleware=middleware)
