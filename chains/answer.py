@@ -52,6 +52,10 @@ class WholeText(StrOutputParser):
         return text
 
     @override
+    async def aparse_result(self, result: list[Generation], *, partial: bool = False) -> str:
+        return self.parse_result(result, partial=partial)  # the inherited one hops to a thread
+
+    @override
     def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[str]:
         heard = _Heard()
         for chunk in input:

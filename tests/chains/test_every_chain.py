@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from importlib import import_module
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 import chains
 from chains import (
     build_ask_chain,
+    build_chat_chain,
     build_rewrite_chain,
     build_summarize_chain,
     build_translate_chain,
@@ -277,3 +279,27 @@ def test_exports_are_sorted_and_complete():
         if not name.startswith("_") and getattr(value, "__module__", "").startswith("chains.")
     }
     assert set(chains.__all__) == public
+
+
+LONG = "The tide turns twice a day.\n\n" * 300
+ASYNC = [
+    (build_ask_chain, {"question": "When?"}),
+    (build_chat_chain, {"messages": [("human", "When?")]}),
+    (build_rewrite_chain, {"text": "a", "tone": "formal"}),
+    (lambda model: build_summarize_chain(model, max_input_tokens=1_000), {"text": LONG}),
+    (
+        lambda model: build_translate_chain(model, max_part_tokens=500),
+        {"text": LONG, "target_language": "Latin"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("build", "value"), ASYNC, ids=["ask", "chat", "rewrite", "summarize", "translate"])
+async def test_async_calls_start_no_thread(build, value, notes, monkeypatch):
+    model, hops = notes(), []
+    chain = build(model)
+    monkeypatch.setattr(asyncio.get_running_loop(), "run_in_executor", lambda *args: hops.append(args))
+    await chain.ainvoke(value)
+    await chain.abatch([value, value])
+    assert hops == []
+    assert len(model.seen) >= 3
