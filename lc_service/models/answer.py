@@ -23,6 +23,7 @@ from langchain_openai.chat_models.base import (
 )
 
 from lc_service.retry.errors import (
+    ErrorKind,
     MalformedResponseError,
     ResponseFailedError,
     TruncatedResponseError,
@@ -71,7 +72,7 @@ def _rightly_named(error: Exception) -> Exception | None:
         return None
     # langchain-openai looks for the error code in a message that openai 3 no longer puts it in, and its
     # summarization recovers from ContextOverflowError only (both contract-tested).
-    if isinstance(error, openai.APIStatusError) and error.code == "context_length_exceeded":
+    if isinstance(error, openai.APIStatusError) and classify(error).kind is ErrorKind.CONTEXT_OVERFLOW:
         return OpenAIContextOverflowError(error.message, response=error.response, body=error.body)
     if isinstance(error, openai.APITimeoutError) and _is_lost_connection(error):
         return _connection_error(error.request, error.__cause__ or error)

@@ -178,6 +178,7 @@ CODE_KINDS = {
     "billing_hard_limit_reached": ErrorKind.QUOTA_EXHAUSTED,
     "billing_not_active": ErrorKind.QUOTA_EXHAUSTED,
     "context_length_exceeded": ErrorKind.CONTEXT_OVERFLOW,
+    "exceed_context_size_error": ErrorKind.CONTEXT_OVERFLOW,  # llama.cpp's, as a type
     "invalid_api_key": ErrorKind.AUTHENTICATION,
     "model_not_found": ErrorKind.NOT_FOUND,
     "rate_limit_exceeded": ErrorKind.RATE_LIMIT,

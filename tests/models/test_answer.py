@@ -175,8 +175,9 @@ def test_a_timeout_while_connecting_stays_one():
         assert known(error) is error
 
 
-def test_context_overflow_has_langchains_class():
-    body = {"message": "maximum context length is 8 tokens", "code": "context_length_exceeded"}
+@pytest.mark.parametrize("said", [{"code": "context_length_exceeded"}, {"type": "exceed_context_size_error"}])
+def test_context_overflow_has_langchains_class(said):
+    body = {"message": "maximum context length is 8 tokens"} | said
     cause = status_error(openai.BadRequestError, 400, body)
     raw = raised_from(status_error(lc_openai.OpenAIInvalidRequestError, 400, body), cause)
     error = known(raw)

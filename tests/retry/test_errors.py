@@ -295,6 +295,7 @@ def test_a_status_code_that_is_none_is_not_believed(value):
         (429, "rate_limit_exceeded", "tokens", ErrorKind.RATE_LIMIT),
         (429, "rate_limit_exceeded", "requests", ErrorKind.RATE_LIMIT),
         (400, "context_length_exceeded", "invalid_request_error", ErrorKind.CONTEXT_OVERFLOW),
+        (400, "400", "exceed_context_size_error", ErrorKind.CONTEXT_OVERFLOW),
         (401, "invalid_api_key", "invalid_request_error", ErrorKind.AUTHENTICATION),
         (404, "model_not_found", "invalid_request_error", ErrorKind.NOT_FOUND),
         (403, "model_not_found", "invalid_request_error", ErrorKind.NOT_FOUND),
