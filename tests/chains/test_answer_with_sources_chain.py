@@ -206,7 +206,7 @@ def test_a_passage_is_a_piece_of_its_document(text):
 def test_chinese_is_cut_between_sentences():
     sentence = "海边有一座灯塔夜里它照亮船只的路。"
     passages = split_documents(
-        [Document(sentence * 20)], chunk_characters=3 * len(sentence), overlap_characters=0
+        [Document(sentence * 20)], chunk_characters=3 * len(sentence) + 5, overlap_characters=0
     )
     assert {passage.page_content for passage in passages} == {sentence * 3, sentence * 2}
 
