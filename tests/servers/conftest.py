@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Server:
         takes_any_model: Whether it answers for a model of any name.
         too_long: What the user must say for the server to find it too long.
         too_long_model: What finds it so; `chat_model` where empty.
+        limited: What to ask, and whom, to be told of limits.
+        rejected: What to ask, and whom, twice or thrice, to be rejected by a limit; empty where none is.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Server:
     takes_any_model: bool = True
     too_long: str = "too long"
     too_long_model: str = ""
+    limited: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
 
     def chat(self, **options: Any) -> ReliableChatOpenAI:
         defaults = {
@@ -184,7 +188,9 @@ def aimock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
     log = tmp_path_factory.mktemp("aimock") / "log"
     with _running(command, log=log, health="/health", environment={"AIMOCK_API_KEYS": KEY}) as url:
-        yield Server("aimock", url, "gpt-4.1-mini", url, "text-embedding-3-small")
+        yield Server(
+            "aimock", url, "gpt-4.1-mini", url, "text-embedding-3-small", rejected={"text": "rejected"}
+        )
 
 
 @pytest.fixture(scope="session")
@@ -206,6 +212,7 @@ def litellm(tmp_path_factory: pytest.TempPathFactory, aimock: Server) -> Iterato
         yield Server(
             "LiteLLM", url, "gpt-4.1-mini", url, "text-embedding-3-small",
             takes_any_model=False, too_long_model="mock-too-long",
+            limited={"model": "mock-1000-a-minute"}, rejected={"model": "mock-1-a-minute"},
         )  # fmt: skip
 
 

@@ -84,6 +84,7 @@ def test_the_responses_api(aimock):
         pieces = [chunk.text for chunk in model.stream("hello")]
     assert answer.text == "".join(pieces) == "Hello! How can I help you today?"
     assert (usage.calls, usage.attempts) == (2, 2)
+    assert usage.total.total_tokens == 0  # as it tells
 
 
 def test_a_rejection_waits_as_long_as_the_server_asks(aimock, asked, fake_clock):

@@ -38,7 +38,7 @@ def wait_for_a_minute_with(needed_seconds: float) -> None:
         time.sleep(left + 0.1)
 
 
-@pytest.mark.timeout(100)
+@pytest.mark.timeout(200)
 def test_a_batch_within_the_limit_goes_through_at_once(litellm):
     wait_for_a_minute_with(15)
     model = litellm.chat(model="mock-120-a-minute", retry=PATIENT)
@@ -57,7 +57,7 @@ async def test_a_batch_above_the_limit_finishes_without_loss(litellm):
     assert usage.group_by("status")["ok"].attempts == usage.calls == 150
 
 
-@pytest.mark.timeout(100)
+@pytest.mark.timeout(200)
 def test_what_is_counted_is_what_the_limit_was_charged(litellm):
     wait_for_a_minute_with(10)
 
