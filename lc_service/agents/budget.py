@@ -38,9 +38,7 @@ class LiveBudget(Live):
     @property
     def taken(self) -> Amount:
         """What is spent or, by requests that nobody waits for any more, may yet be."""
-        reserved = (
-            self.budget.reserved
-        )  # first: what is settled meanwhile counts twice rather than not at all
+        reserved = self.budget.reserved  # first: what ends meanwhile counts twice rather than not at all
         return self.budget.spent + reserved
 
 

@@ -98,11 +98,20 @@ RUNNERS: dict[str, Callable[..., Any]] = {
 @pytest.fixture(params=list(RUNNERS))
 def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Run an agent to its end and return its state: plain and streamed, sync and async."""
+    return _running(request.param)
 
+
+@pytest.fixture(params=["invoke", "astream"])
+def run_two_ways(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """As `run`, for what is not about the ways."""
+    return _running(request.param)
+
+
+def _running(way: str) -> Callable[..., Any]:
     def run(agent: Any, text: str | None = "Hello there", thread: str | None = None) -> Any:
         config = {"recursion_limit": 200} | ({"configurable": {"thread_id": thread}} if thread else {})
         given = None if text is None else {"messages": [("user", text)]}
-        return RUNNERS[request.param](agent, given, config)
+        return RUNNERS[way](agent, given, config)
 
     return run
 

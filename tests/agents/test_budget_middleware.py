@@ -78,10 +78,14 @@ def test_a_runaway_agent_stops_within_one_request_of_its_budget(
     assert len(server.requests) > 2
 
 
-def test_an_agent_below_its_budget_is_not_disturbed(simulate: Any, make_model: Any, run: Any) -> None:
+def test_an_agent_below_its_budget_is_not_disturbed(
+    simulate: Any, make_model: Any, run_two_ways: Any
+) -> None:
     server = simulate()
-    plain = run(create_agent(make_model(), [look_up]), "look_up it")
-    held = run(create_agent(make_model(), [look_up], middleware=[BudgetMiddleware(requests=2)]), "look_up it")
+    plain = run_two_ways(create_agent(make_model(), [look_up]), "look_up it")
+    held = run_two_ways(
+        create_agent(make_model(), [look_up], middleware=[BudgetMiddleware(requests=2)]), "look_up it"
+    )
     assert [message.text for message in held["messages"]] == [message.text for message in plain["messages"]]
     assert held.keys() - {"live_run_budget"} == plain.keys()
     assert len(server.requests) == 4
@@ -96,7 +100,7 @@ def test_retries_are_requests(simulate: Any, make_model: Any, runaway: Any, run:
     assert state["messages"][-1].response_metadata["budget"]["spent"]["requests"] == 4
 
 
-def test_a_budget_of_a_thread_adds_its_runs_up(simulate: Any, make_model: Any, run: Any) -> None:
+def test_a_budget_of_a_thread_adds_its_runs_up(simulate: Any, make_model: Any, run_two_ways: Any) -> None:
     server = simulate()
     saver = InMemorySaver()
 
@@ -104,14 +108,14 @@ def test_a_budget_of_a_thread_adds_its_runs_up(simulate: Any, make_model: Any, r
         middleware = [BudgetMiddleware(requests=3, per="thread"), BudgetMiddleware(requests=2)]
         return create_agent(make_model(), [look_up], middleware=middleware, checkpointer=saver)
 
-    assert "look_up" not in run(agent(), "look_up it", thread="1")["messages"][-1].text
+    assert "look_up" not in run_two_ways(agent(), "look_up it", thread="1")["messages"][-1].text
     assert len(server.requests) == 2
-    state = run(agent(), "look_up it", thread="1")
+    state = run_two_ways(agent(), "look_up it", thread="1")
     assert len(server.requests) == 3
     assert state["messages"][-1].response_metadata["budget"]["per"] == "thread"
-    run(agent(), "Hello", thread="1")
+    run_two_ways(agent(), "Hello", thread="1")
     assert len(server.requests) == 3
-    run(agent(), "Hello", thread="2")
+    run_two_ways(agent(), "Hello", thread="2")
     assert len(server.requests) == 4
 
 
@@ -260,7 +264,7 @@ def test_a_refusal_passes_a_subgraph_and_its_checkpointer(
 
 
 def test_parallel_tools_of_a_resumed_run_share_its_budget(
-    simulate: Any, make_model: Any, run: Any, well_formed: Any
+    simulate: Any, make_model: Any, run_two_ways: Any, well_formed: Any
 ) -> None:
     server = simulate()
     saver = InMemorySaver()
@@ -271,9 +275,9 @@ def test_parallel_tools_of_a_resumed_run_share_its_budget(
             make_model(), experts(make_model), middleware=middleware, checkpointer=saver, **options
         )
 
-    run(agent(interrupt_before=["tools"]), "ask_tom and ask_ann", thread="1")
+    run_two_ways(agent(interrupt_before=["tools"]), "ask_tom and ask_ann", thread="1")
     assert len(server.requests) == 1
-    state = run(agent(), None, thread="1")
+    state = run_two_ways(agent(), None, thread="1")
     assert len(server.requests) == 1 + 3
     assert well_formed(state["messages"])
     assert state["messages"][-1].response_metadata["finish_reason"] == "budget_exceeded"
@@ -315,7 +319,7 @@ def test_a_dead_provider_with_a_response_format_ends_after_one_calls_retries(
 
 
 def test_a_dead_provider_behind_langchains_retries_costs_no_more_than_the_budget(
-    simulate: Any, make_model: Any, run: Any
+    simulate: Any, make_model: Any, run_two_ways: Any
 ) -> None:
     server = simulate(faults=["server_error"] * 100)
     agent = create_agent(
@@ -324,27 +328,27 @@ def test_a_dead_provider_behind_langchains_retries_costs_no_more_than_the_budget
         response_format=ToolStrategy(Answer),
         middleware=[ModelRetryMiddleware(max_retries=20, initial_delay=0), BudgetMiddleware(requests=10)],
     )
-    state = run(agent)
+    state = run_two_ways(agent)
     assert state["messages"][-1].response_metadata["finish_reason"] == "budget_exceeded"
     assert len(server.requests) == 10
 
 
 @pytest.mark.parametrize("tools", [[], [look_up]])
 def test_a_run_with_a_response_format_ends_with_what_it_has(
-    tools: Any, simulate: Any, make_model: Any, run: Any, well_formed: Any
+    tools: Any, simulate: Any, make_model: Any, run_two_ways: Any, well_formed: Any
 ) -> None:
     server = simulate()
     agent = create_agent(
         make_model(), tools, response_format=ToolStrategy(Answer), middleware=[BudgetMiddleware(requests=0)]
     )
-    state = run(agent)
+    state = run_two_ways(agent)
     assert server.requests == []
     assert state.get("structured_response") is None
     assert [message.type for message in state["messages"]] == ["human", "ai"]
     agent = create_agent(
         make_model(), [], response_format=ToolStrategy(Answer), middleware=[BudgetMiddleware(requests=1)]
     )
-    state = run(agent)
+    state = run_two_ways(agent)
     assert isinstance(state["structured_response"], Answer)
     assert well_formed(state["messages"])
 
@@ -357,32 +361,32 @@ class Insisting(AgentMiddleware):
         return {"jump_to": "model"}
 
 
-def test_a_middleware_that_insists_gets_no_more(simulate: Any, make_model: Any, run: Any) -> None:
+def test_a_middleware_that_insists_gets_no_more(simulate: Any, make_model: Any, run_two_ways: Any) -> None:
     server = simulate()
     middleware = [BudgetMiddleware(requests=2), Insisting()]
-    state = run(create_agent(make_model(), [], middleware=middleware))
+    state = run_two_ways(create_agent(make_model(), [], middleware=middleware))
     assert len(server.requests) == 2
     reasons = [message.response_metadata.get("finish_reason") for message in state["messages"]]
     assert reasons == [None, "stop", "stop", "budget_exceeded"]
 
 
 def test_a_models_own_budget_raises_whatever_the_middleware_does(
-    simulate: Any, make_model: Any, run: Any
+    simulate: Any, make_model: Any, run_two_ways: Any
 ) -> None:
     simulate()
     agent = create_agent(
         make_model(budget=Budget(tokens=1, name="mine")), [], middleware=[BudgetMiddleware(requests=5)]
     )
     with pytest.raises(BudgetExceeded) as caught:
-        run(agent)
+        run_two_ways(agent)
     assert caught.value.budget == "mine"
 
 
-def test_a_model_that_would_not_ask_is_refused(simulate: Any, port: int, run: Any) -> None:
+def test_a_model_that_would_not_ask_is_refused(simulate: Any, port: int, run_two_ways: Any) -> None:
     server = simulate()
     model = ChatOpenAI(model="gpt-4.1-mini", api_key="sk-test", base_url=f"http://127.0.0.1:{port}/v1")
     with pytest.raises(TypeError, match="BudgetMiddleware cannot hold ChatOpenAI"):
-        run(create_agent(model, [], middleware=[BudgetMiddleware(requests=5)]))
+        run_two_ways(create_agent(model, [], middleware=[BudgetMiddleware(requests=5)]))
     assert server.requests == []
 
 

@@ -105,10 +105,10 @@ def test_runs_of_a_thread_add_up(simulate: Any, nested: Any, run: Any) -> None:
     assert second["messages"][-1].response_metadata["run_usage"]["requests"] == 1
 
 
-def test_the_last_message_keeps_what_it_had(simulate: Any, make_model: Any, run: Any) -> None:
+def test_the_last_message_keeps_what_it_had(simulate: Any, make_model: Any, run_two_ways: Any) -> None:
     simulate()
     agent = create_agent(make_model(), [look_up], middleware=[UsageMiddleware()], name="helper")
-    last = run(agent, "look_up it")["messages"][-1]
+    last = run_two_ways(agent, "look_up it")["messages"][-1]
     assert last.response_metadata["finish_reason"] == "stop"
     assert last.usage_metadata["total_tokens"] < last.response_metadata["run_usage"]["total_tokens"]
     assert last.name == "helper"
@@ -152,12 +152,12 @@ def test_a_refused_run_says_what_it_used(simulate: Any, make_model: Any, runaway
 
 @pytest.mark.parametrize("outer_first", [True, False])
 def test_failures_that_langchain_hides_are_counted(
-    outer_first: bool, simulate: Any, make_model: Any, run: Any
+    outer_first: bool, simulate: Any, make_model: Any, run_two_ways: Any
 ) -> None:
     server = simulate(faults=["server_error"] * 100)
     middleware = [ModelRetryMiddleware(max_retries=2, initial_delay=0), UsageMiddleware()]
     agent = create_agent(make_model(), [], middleware=middleware if outer_first else middleware[::-1])
-    assert run(agent)["usage"]["requests"] == len(server.requests) == 9
+    assert run_two_ways(agent)["usage"]["requests"] == len(server.requests) == 9
 
 
 def test_what_a_failed_run_used_is_remembered_for_the_thread(simulate: Any, make_model: Any) -> None:
@@ -175,17 +175,21 @@ def test_what_a_failed_run_used_is_remembered_for_the_thread(simulate: Any, make
     assert state["thread_usage"]["total_tokens"] == sum(billed(server))
 
 
-def test_a_resumed_run_counts_a_step_that_is_repeated(simulate: Any, make_model: Any, run: Any) -> None:
+def test_a_resumed_run_counts_a_step_that_is_repeated(
+    simulate: Any, make_model: Any, run_two_ways: Any
+) -> None:
     server = simulate(faults=["server_error"] * 6)
     middleware = [ModelRetryMiddleware(max_retries=5, initial_delay=0), UsageMiddleware()]
     agent = create_agent(
         make_model(), [], middleware=middleware, checkpointer=InMemorySaver(), interrupt_before=["model"]
     )
-    run(agent, thread="1")
-    assert run(agent, None, thread="1")["usage"]["requests"] == len(server.requests) == 7
+    run_two_ways(agent, thread="1")
+    assert run_two_ways(agent, None, thread="1")["usage"]["requests"] == len(server.requests) == 7
 
 
-def test_an_interrupted_run_and_its_resumption_are_counted(simulate: Any, make_model: Any, run: Any) -> None:
+def test_an_interrupted_run_and_its_resumption_are_counted(
+    simulate: Any, make_model: Any, run_two_ways: Any
+) -> None:
     server = simulate()
     inner = create_agent(make_model(), [look_up])
 
@@ -197,7 +201,7 @@ def test_an_interrupted_run_and_its_resumption_are_counted(simulate: Any, make_m
     agent = create_agent(
         make_model(), [ask_boss], middleware=[UsageMiddleware()], checkpointer=InMemorySaver()
     )
-    state = run(agent, "ask_boss", thread="1")
+    state = run_two_ways(agent, "ask_boss", thread="1")
     assert state["usage"]["requests"] == 1  # as of the model's answer; the tool is not at its end
     assert len(server.requests) == 3
     config: Any = {"configurable": {"thread_id": "1"}}
@@ -213,13 +217,13 @@ class Answer(BaseModel):
     text: str
 
 
-def test_a_response_format_is_left_alone(simulate: Any, make_model: Any, run: Any) -> None:
+def test_a_response_format_is_left_alone(simulate: Any, make_model: Any, run_two_ways: Any) -> None:
     server = simulate()
     middleware = [UsageMiddleware(), BudgetMiddleware(requests=9), BudgetMiddleware(usd=1, per="thread")]
     for tools in ([], [look_up]):
         server.reset()
         agent = create_agent(make_model(), tools, response_format=ToolStrategy(Answer), middleware=middleware)
-        state = run(agent)
+        state = run_two_ways(agent)
         assert isinstance(state["structured_response"], Answer)
         assert counted(state["usage"]) == billed(server)
         assert state["messages"][-1].response_metadata["run_usage"] == state["usage"]
@@ -242,14 +246,14 @@ def test_a_stock_model_is_counted_by_calls(mode: Any, simulate: Any, port: int) 
     assert counted(state["usage"]) == billed(server)
 
 
-def test_an_unknown_price_is_no_price(simulate: Any, make_model: Any, run: Any) -> None:
+def test_an_unknown_price_is_no_price(simulate: Any, make_model: Any, run_two_ways: Any) -> None:
     simulate()
     saver = InMemorySaver()
     agent = create_agent(
         make_model(model="nobodys-model"), [], middleware=[UsageMiddleware()], checkpointer=saver
     )
     for _ in range(2):
-        state = run(agent, thread="1")
+        state = run_two_ways(agent, thread="1")
     assert state["usage"]["cost_usd"] is None
     assert state["thread_usage"]["cost_usd"] is None
     assert state["thread_usage"]["requests"] == 2
@@ -268,13 +272,15 @@ def test_runs_at_once_are_counted_apart(simulate: Any, nested: Any) -> None:
     assert [state["usage"]["requests"] for state in states] == [4, 1, 4, 1, 4, 1]
 
 
-def test_a_failed_call_is_raised_as_it_came(simulate: Any, make_model: Any, run: Any) -> None:
+def test_a_failed_call_is_raised_as_it_came(simulate: Any, make_model: Any, run_two_ways: Any) -> None:
     simulate(faults=["unauthorized"])
     with pytest.raises(openai.AuthenticationError):
-        run(create_agent(make_model(), [], middleware=[UsageMiddleware()]))
+        run_two_ways(create_agent(make_model(), [], middleware=[UsageMiddleware()]))
 
 
-def test_another_middlewares_own_model_is_for_track_usage(simulate: Any, make_model: Any, run: Any) -> None:
+def test_another_middlewares_own_model_is_for_track_usage(
+    simulate: Any, make_model: Any, run_two_ways: Any
+) -> None:
     """The documented limit: a summary is asked for outside of model and tools."""
     server = simulate()
     summary = SummarizationMiddleware(make_model(), trigger=("messages", 1), keep=("messages", 1))
