@@ -52,7 +52,7 @@ class SharedAdmission(Admission):
         self._tickets: dict[Waiting, Ticket] = {}
         self._sent: dict[Waiting, Ticket] = {}
         self._is_paused = False
-        self._is_held_back = True
+        self._in_a_row = 0  # replies that told nobody to wait
 
     # --- asking for a turn
 
@@ -97,9 +97,8 @@ class SharedAdmission(Admission):
     def _ask_together(self, head: Waiting, now: float) -> None:
         """Ask for the first, and while nothing holds anybody back for those after it, as room allows."""
         asking = [head]
-        if not self._is_held_back:
-            room = self._concurrency.limit - self.in_flight_count - len(self._tickets)
-            asking += islice(self._line, 1, max(1, min(room, _MOST_AT_ONCE)))
+        room = self._concurrency.limit - self.in_flight_count - len(self._tickets)
+        asking += islice(self._line, 1, max(1, min(room, 1 + self._in_a_row // 4, _MOST_AT_ONCE)))
         for waiting in asking:
             if waiting not in self._tickets:
                 self._tickets[waiting] = Ticket(units_of(waiting))
@@ -145,7 +144,7 @@ class SharedAdmission(Admission):
             said = [float(one) for one in reply]
             ticket.read(said, now)
             self._is_paused = said[2] > 0
-            self._is_held_back = ticket.due_at is None or ticket.due_at > now
+            self._in_a_row = self._in_a_row + 1 if said[3] and not said[4] else 0
             if not is_here:
                 self._give_back_turn(ticket)
         self.admit(now)
@@ -173,9 +172,9 @@ class SharedAdmission(Admission):
         if ticket.is_given:
             self._tell("undo", ticket.epoch, *ticket.units)
 
-    def _tell(self, *arguments: Argument) -> None:
+    def _tell(self, *arguments: Argument, on_reply: Callable[[Reply], None] | None = None) -> None:
         if self._courier.is_up:
-            self._courier.carry(Call(self._key, arguments))
+            self._courier.carry(Call(self._key, arguments, on_reply))
 
     def _let_wait(self, head: Waiting, ready_at: float | None) -> bool:
         if super()._let_wait(head, ready_at):
@@ -206,18 +205,21 @@ class SharedAdmission(Admission):
         super().send(waiting, now)
         if (ticket := self._sent.get(waiting)) is not None and ticket.sent_at is None:
             ticket.sent_at = now
+            self._tell("send", ticket.epoch, *ticket.units, on_reply=ticket.read_sent)
 
     def see(self, waiting: Waiting, headers: Mapping[str, str], now: float) -> None:
         """Learn from the head of a response, of whatever status, and show it to the others."""
         super().see(waiting, headers, now)
         ticket = self._sent.get(waiting)
-        if ticket is not None and any(waiting.told):
+        if ticket is not None and ticket.sent is not None and any(waiting.told):
             known = zip(self._learning, waiting.told, ticket.marks, strict=True)
             seen = [one for learning, told, mark in known for one in learning.see(told, mark, now)]
             self._tell("see", ticket.epoch, ticket.redis_sent_at, *seen)
 
     def _end(self, waiting: Waiting, outcome: Outcome, now: float) -> None:
         was_sent = waiting.marks[0].is_sent or outcome.is_admitted is not None
+        if not was_sent and waiting in self._sent:
+            self._sent[waiting].sent_at = now  # which nobody need be told
         super()._end(waiting, outcome, now)
         self.renew(now)
         if (ticket := self._sent.pop(waiting, None)) is not None:
@@ -243,6 +245,7 @@ class SharedAdmission(Admission):
         told = waiting.told or (None, None)
         for learning, said, mark in zip(self._learning, told, ticket.marks, strict=True):
             learning.rejected(said, mark, now)
+        self._tell("reject", ticket.epoch, *ticket.units)
         if self._paused_until > now:
             self._is_paused = True
             self._tell("pause", ticket.redis_sent_at, self._paused_until - now)

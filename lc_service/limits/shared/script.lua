@@ -7,6 +7,7 @@
 local LIFETIME_MS = 3600000
 local LINE = 2                    -- seconds after which a process that asks for no place has lost its turn
 local LOOK, OVERTAKING = 0.25, 0.05
+local PENDING = 30
 local ENOUGH = 1e-6
 local KINDS = {'server', 'pace'}
 local REFUSED = {'0', '0', '0', '0'}
@@ -23,11 +24,15 @@ end
 local packed = redis.call('GET', KEYS[1])
 local state = packed and cmsgpack.unpack(packed) or {
   epoch = now, now = now, skew = 0, paused = 0, paused_by = 0, places = {}, line = {},
-  limits = {{sum = 0, newest = 0}, {sum = 0, newest = 0}},
+  limits = {{sum = 0, sent = 0, newest = 0}, {sum = 0, sent = 0, newest = 0}},
 }
 -- The state's own clock goes on where Redis's is set back.
 state.skew = math.max(state.skew, state.now - now)
 now = now + state.skew
+-- What was counted and is never sent, for its process crashed, counts as sent after a while.
+for _, limit in ipairs(state.limits) do
+  limit.sent = limit.sum - (limit.sum - limit.sent) * math.exp((state.now - now) / PENDING)
+end
 state.now = now
 
 local function shown(value) return string.format('%.17g', value) end
@@ -177,20 +182,37 @@ function steps.see()
   end
 end
 
--- A turn that was counted and not used.
-function steps.undo()
+-- It goes out: what of all that was counted is sent by now, this included.
+function steps.send()
+  local epoch, answer = number(), {}
+  for d, limit in ipairs(state.limits) do
+    local units = number()
+    if epoch == state.epoch then limit.sent = math.min(limit.sum, limit.sent + units) end
+    answer[d] = shown(limit.sent)
+  end
+  return answer
+end
+
+local function uncount(kinds, is_sent)
   local epoch = number()
   for _, limit in ipairs(state.limits) do
     local units = number()
     if epoch == state.epoch then
       limit.sum = limit.sum - units
+      limit.sent = math.min(limit.sum, is_sent and limit.sent - units or limit.sent)
       limit.newest = now + OVERTAKING  -- what answers tell of requests before now counts it: raise nothing by them
-      for _, kind in ipairs(KINDS) do
+      for _, kind in ipairs(kinds) do
         if limit[kind] then give_back(limit[kind], units) end
       end
     end
   end
 end
+
+-- A turn that was counted and not used.
+function steps.undo() uncount(KINDS, false) end
+
+-- A turn that was used, and that the server took nothing for.
+function steps.reject() uncount({'server'}, true) end
 
 -- Tokens that were sent and not used, where no headers tell it.
 function steps.give_back()

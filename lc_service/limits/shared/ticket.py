@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lc_service.limits.mirror import Mark
+from lc_service.limits.shared.call import Reply
 
 _LOOK_SECONDS = 1.0
 _PLACE_SECONDS = 0.03
@@ -28,6 +29,7 @@ class Ticket:
         offset_seconds: Redis's clock minus ours.
         position: What had been asked of each limit by all, up to and with this.
         sent_at: When it went out.
+        sent: What had gone out of all that was asked for, up to and with this; None before Redis said so.
     """
 
     units: tuple[float, float]
@@ -38,6 +40,7 @@ class Ticket:
     offset_seconds: float = 0.0
     position: tuple[float, float] = (0.0, 0.0)
     sent_at: float | None = None
+    sent: tuple[float, float] | None = None
 
     @property
     def is_given(self) -> bool:
@@ -52,9 +55,14 @@ class Ticket:
     @property
     def marks(self) -> tuple[Mark, Mark]:
         """Where the counts of all stood when it went out, by this process's clock."""
-        (requests, tokens), (all_requests, all_tokens) = self.units, self.position
+        (requests, tokens), (all_requests, all_tokens) = self.units, self.sent or self.position
         at = self.sent_at or 0.0
         return Mark(requests, False, at, all_requests, True), Mark(tokens, False, at, all_tokens, True)
+
+    def read_sent(self, reply: Reply) -> None:
+        """Take over what Redis replied when it went out."""
+        if reply is not None and float(reply[1]) == self.epoch:
+            self.sent = (float(reply[3]), float(reply[4]))
 
     def read(self, reply: Sequence[float], now: float) -> None:
         """Take over what Redis replied.

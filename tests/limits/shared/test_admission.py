@@ -44,9 +44,16 @@ class Redis:
         self.lease_seconds = 60.0
         self.calls: list[Call] = []
         self.position = 0
+        self.sent = 0
 
     def carry(self, call: Call) -> None:
-        self.calls.append(call)
+        if call.arguments[0] == "send":
+            self.sent += 1
+            assert call.on_reply is not None
+            said = (REDIS_NOW, EPOCH, 0.0, float(self.sent), 10.0 * self.sent)
+            call.on_reply([str(one).encode() for one in said])
+        else:
+            self.calls.append(call)
 
     def asked(self) -> list[tuple[Any, ...]]:
         """Return what was asked since the last time."""
@@ -155,8 +162,11 @@ def test_only_the_first_asks_while_there_is_something_to_wait_for(line: Line) ->
 
 
 def test_many_ask_together_while_nothing_holds_them_back(line: Line) -> None:
-    done = line.go()
-    line.admission.see(done, headers(), line.now)  # limits are told: 64 may be under way
+    for _ in range(130):
+        done = line.go()
+        line.admission.send(done, line.now)
+        line.admission.see(done, headers(), line.now)  # limits are told: 64 may be under way
+        line.end(done)
     line.redis.asked()
     permits = [line.join() for _ in range(100)]
     assert len(line.redis.calls) == 1, "the first of them stood alone when it asked"
@@ -283,6 +293,15 @@ def test_headers_are_shown_to_all(line: Line) -> None:
     assert line.redis.asked()[0][:5] == ("take", 0, 1.0, 10.0, 10.0)
 
 
+def test_each_request_is_told_when_it_goes_out_and_only_then(line: Line) -> None:
+    used, unused = line.go(), line.go()
+    assert line.redis.sent == 0
+    line.admission.send(used, line.now)
+    line.admission.send(used, line.now)
+    line.admission.leave(unused, line.now)
+    assert line.redis.sent == 1
+
+
 def test_headers_that_tell_nothing_are_not(line: Line) -> None:
     permit = line.go()
     line.admission.see(permit, httpx2.Headers(), line.now)
@@ -293,7 +312,8 @@ def test_a_retry_after_is_a_pause_for_all(line: Line) -> None:
     permit = line.go()
     line.admission.send(permit, line.now)
     line.end(permit, REJECTED)
-    ((step, sent_at, seconds),) = line.redis.asked()
+    rejected, (step, sent_at, seconds) = line.redis.asked()
+    assert rejected == ("reject", EPOCH, 1.0, 10.0), "the server took nothing for it"
     assert (step, sent_at) == ("pause", REDIS_NOW)
     assert 2.0 <= seconds <= 2.2
 

@@ -224,6 +224,25 @@ def test_an_answer_to_what_was_sent_before_an_undo_raises_nothing(state: State) 
     assert waits == pytest.approx([0, 0.1, 1.1]), "0 were left, 1 was given back and 0.9 came back"
 
 
+def test_what_was_rejected_is_off_the_pace_and_not_off_the_servers_level(state: State) -> None:
+    state.rates = ("", "", "", "")
+    turn = state.take()
+    state.step("see", turn.epoch, START, 3.0, 1.0, 1.0, 100.0, 0.0, 1.0, 10.0, 2.0, *NOTHING)
+    rejected = state.take()
+    state.step("reject", rejected.epoch, *rejected.units)
+    waits = [state.take(is_retry=True).wait for _ in range(4)]
+    assert waits == pytest.approx([0.1, 0.2, 0.3, 1.0]), "3 are left there, and the pace had one to let go"
+
+
+def test_what_is_counted_and_never_sent_counts_as_sent_after_a_while(state: State) -> None:
+    turns = [state.take() for _ in range(4)]
+    assert state.step("send", turns[0].epoch, 1.0, 0.0)[3:] == [1, 0]
+    assert state.step("send", turns[0].epoch, 1.0, 0.0, at=START + 1)[3] == pytest.approx(2.1, abs=0.05)
+    state.step("undo", turns[3].epoch, 1.0, 0.0, at=START + 1)
+    assert state.step("send", turns[0].epoch, 0.0, 0.0, at=START + 300)[3] == pytest.approx(3.0, abs=0.01)
+    assert state.step("send", turns[0].epoch, 5.0, 0.0, at=START + 300)[3] == 3, "never more than was counted"
+
+
 def test_what_was_told_of_another_state_counts_for_nothing(state: State) -> None:
     turn = state.take()
     state.client.delete(state.key)
