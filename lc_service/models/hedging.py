@@ -64,6 +64,11 @@ class Hedging:
         self._is_retry = False
         self._began_at: float | None = None
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether a request has had a good answer, though it may not have been handed over yet."""
+        return self._call.is_answered
+
     def begin(self) -> float | None:
         """Begin an attempt; return after how many seconds it is late, or None where that changes nothing."""
         if self._is_retry:
@@ -172,7 +177,7 @@ class Race(Generic[T]):
         self._require_running()
 
     def _require_running(self) -> None:
-        if self._is_over:
+        if self._is_over or self._hedging.is_answered:
             raise TooLateError("Nobody waits for the answer any more.")
 
 

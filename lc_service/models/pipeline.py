@@ -56,6 +56,7 @@ class Call:
 
     Attributes:
         entry: The present attempt's way through the breaker, where there is one.
+        is_answered: Whether an attempt has had a good answer; told before its place goes to another.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Call:
         self.metadata = {} if run is None else own_metadata(run.metadata)
         self.last_error: BaseException | None = None
         self.entry: Entry | None = None
+        self.is_answered = False
         self._attempts = 0
         for counter in self.counters:
             try:
@@ -313,6 +315,7 @@ class Attempt(Evidence):
         """Make the record and show it to everybody in this process; return what to raise, too."""
         call = self._call
         call.last_error = error = known(error) if isinstance(error, Exception) else error
+        call.is_answered |= error is None
         record = self._record(error)
         if isinstance(error, TruncatedResponseError) and record.certainty is not Certainty.UNKNOWN:
             error.usage = record.usage
