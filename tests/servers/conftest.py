@@ -196,10 +196,14 @@ def aimock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def litellm(tmp_path_factory: pytest.TempPathFactory, aimock: Server) -> Iterator[Server]:
     """LiteLLM's proxy; what it does not make up itself, it has from aimock."""
-    program = _installed("litellm") / "venv" / "bin" / "litellm"
+    programs = _installed("litellm") / "venv" / "bin"
 
     def command(port: int) -> list[object]:
-        return [program, "--config", HERE / "litellm.yaml", "--host", "127.0.0.1", "--port", port]
+        script = [
+            programs / "python",
+            programs / "litellm",
+        ]  # its first line is void in a folder that was moved
+        return [*script, "--config", HERE / "litellm.yaml", "--host", "127.0.0.1", "--port", port]
 
     environment = {
         "UPSTREAM": f"{aimock.url}/v1",

@@ -78,10 +78,12 @@ def install_aimock(shell: Shell) -> None:
     patience = ("--fetch-retries=0", "--fetch-timeout=20000")
     quiet = ("--no-audit", "--no-fund", "--no-save", "--ignore-scripts", "--loglevel=error")
     shell.run("npm", "install", "--prefix", ".", *quiet, *patience, f"@copilotkit/aimock@{AIMOCK}")
+    shell.run("node", "node_modules/@copilotkit/aimock/dist/cli.js", "--help")  # an old Node cannot
 
 
 def install_litellm(shell: Shell) -> None:
     pip(shell, f"litellm[proxy]=={LITELLM}")
+    shell.run(shell.folder / "venv" / "bin" / "litellm", "--version")
 
 
 def install_llama(shell: Shell) -> None:
@@ -107,6 +109,7 @@ def install_llama(shell: Shell) -> None:
     shell.run(programs / "cmake", "-S", f"{name}/vendor/llama.cpp", "-B", "build", "-G", "Ninja", *defines)
     shell.run(programs / "cmake", "--build", "build", "--target", "llama-server")
     shutil.copy2(shell.folder / "build" / "bin" / "llama-server", shell.folder)
+    shell.run(shell.folder / "llama-server", "--version")
     for done in (name, "build"):
         shutil.rmtree(shell.folder / done)
 
