@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -36,6 +38,8 @@ PROVIDER_ERRORS = (  # as in docs/reliability.md
 async def drain(stream: Any) -> list[Any]:
     return [chunk async for chunk in stream]
 
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 
 CALLS: dict[str, Callable[[Any], Any]] = {
     "invoke": lambda model: model.invoke("Hi"),
@@ -117,3 +121,23 @@ def test_a_providers_failures_can_be_named(fault: str, simulate: Any, make_model
     simulate(faults=[fault] * 2)
     model = make_model(retry=TWO_TRIES).with_fallbacks([second], exceptions_to_handle=PROVIDER_ERRORS)
     assert model.invoke("Hi").text
+
+
+def test_the_documents_examples_run(simulate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = simulate(faults=["unauthorized", "ok"])
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    examples = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    for example in examples:
+        exec(example, names)
+    assert names["model"].invoke("Hi").text
+    assert [request.model for request in server.requests] == ["gpt-5.4-mini", "gpt-5.4-nano"]
+
+
+def test_tools_reach_both(simulate: Any, make_model: Any, second: Any) -> None:
+    simulate(faults=["unauthorized"])
+    schema = {"title": "Answer", "type": "object", "properties": {"text": {"type": "string"}}}
+    model = make_model().with_fallbacks([second])
+    answer = model.bind_tools([schema], tool_choice="any").invoke("Hi")
+    assert [call["name"] for call in answer.tool_calls] == ["Answer"]
