@@ -194,16 +194,17 @@ class OpenedSinceError(Exception):
 
 
 class Entry:
-    """One attempt's way through a breaker. Belongs to that attempt; its end counts once.
+    """One attempt's way through a breaker. Belongs to that attempt, which may be two requests.
 
     A context manager that ends with its block, as the block ended.
     """
 
-    __slots__ = ("_breaker", "_probe")
+    __slots__ = ("_breaker", "_is_over", "_probe")
 
     def __init__(self, breaker: Breaker, probe: int) -> None:
-        self._breaker: Breaker | None = breaker
+        self._breaker = breaker
         self._probe = probe
+        self._is_over = False
 
     def __enter__(self) -> Self:
         return self
@@ -219,15 +220,18 @@ class Entry:
         Raises:
             OpenedSinceError: The circuit has opened.
         """
-        breaker = self._breaker
-        if breaker is not None and not self._probe and breaker.is_open:
+        if not self._probe and self._breaker.is_open:
             raise OpenedSinceError
 
+    def tell(self, error: BaseException | None = None) -> None:
+        """Tell how a request ended, or that its answer has begun to come; never blocks."""
+        self._is_over = True
+        self._breaker.ended(self._probe, error)
+
     def end(self, error: BaseException | None = None) -> None:
-        """Tell how the attempt ended, or that an answer has begun to come; never blocks."""
-        breaker, self._breaker = self._breaker, None
-        if breaker is not None:
-            breaker.ended(self._probe, error)
+        """Tell how the attempt ended where no request of it did; never blocks."""
+        if not self._is_over:
+            self.tell(error)
 
 
 _MAX_BREAKERS = 1_024

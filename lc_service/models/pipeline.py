@@ -163,6 +163,7 @@ class Attempt(Evidence):
         self._number = number
         self._reservation: Reservation | None = None
         self._permit: Permit | None = None
+        self._entry: Entry | None = None
         self._started = 0.0
         self._started_at_seconds = clock.wall()
         self._first_chunk_seconds: float | None = None
@@ -207,8 +208,9 @@ class Attempt(Evidence):
             guarded("the rate limiter", self._permit.settle, Outcome(used_tokens=0))
 
     def _begin(self) -> None:
-        if self._call.entry is not None:
-            self._call.entry.confirm()
+        if (entry := self._call.entry) is not None:
+            entry.confirm()
+            self._entry = entry
         self._begins()
         self._started = clock.now()
         self._started_at_seconds = clock.wall()
@@ -316,6 +318,10 @@ class Attempt(Evidence):
         call = self._call
         call.last_error = error = known(error) if isinstance(error, Exception) else error
         call.is_answered |= error is None
+        if (
+            self._entry is not None
+        ):  # before anybody gets its place: that is not to be sent to a dead endpoint
+            self._entry.tell(error)
         record = self._record(error)
         if isinstance(error, TruncatedResponseError) and record.certainty is not Certainty.UNKNOWN:
             error.usage = record.usage
