@@ -15,18 +15,15 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self
 
 import httpx2
 
 from lc_service import clock
 from lc_service.limits.alarm import TaskAlarm, ThreadAlarm
 from lc_service.limits.circuit import DEAD_KINDS, Circuit, CircuitBreaker
+from lc_service.limits.entry import Entry
 from lc_service.retry.errors import ErrorKind, classify
 from lc_service.retry.exceptions import CircuitOpenError
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 logger = logging.getLogger(__name__)
 
@@ -187,51 +184,6 @@ class Breaker:
     def _ring(self) -> None:
         for _ in range(len(self._alarms)):  # not those who, rung for, ask again and wait once more
             self._alarms.popleft().set()
-
-
-class OpenedSinceError(Exception):
-    """Raise where an attempt got its turn to be sent after the circuit had opened: it must enter again."""
-
-
-class Entry:
-    """One attempt's way through a breaker. Belongs to that attempt, which may be two requests.
-
-    A context manager that ends with its block, as the block ended.
-    """
-
-    __slots__ = ("_breaker", "_is_over", "_probe")
-
-    def __init__(self, breaker: Breaker, probe: int) -> None:
-        self._breaker = breaker
-        self._probe = probe
-        self._is_over = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.end(error)
-
-    def confirm(self) -> None:
-        """Look once more before sending, where the attempt has waited for its turn since.
-
-        Raises:
-            OpenedSinceError: The circuit has opened.
-        """
-        if not self._probe and self._breaker.is_open:
-            raise OpenedSinceError
-
-    def tell(self, error: BaseException | None = None) -> None:
-        """Tell how a request ended, or that its answer has begun to come; never blocks."""
-        self._is_over = True
-        self._breaker.ended(self._probe, error)
-
-    def end(self, error: BaseException | None = None) -> None:
-        """Tell how the attempt ended where no request of it did; never blocks."""
-        if not self._is_over:
-            self.tell(error)
 
 
 _MAX_BREAKERS = 1_024

@@ -10,8 +10,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, closing, suppress
 from typing import TypeVar
 
-from lc_service.limits.breaker import Breaker, Entry, OpenedSinceError, breaker_for
+from lc_service.limits.breaker import Breaker, breaker_for
 from lc_service.limits.circuit import CircuitBreaker
+from lc_service.limits.entry import Entry, OpenedSinceError
 from lc_service.models.pipeline import Call
 from lc_service.retry.exceptions import CircuitOpenError
 

@@ -24,7 +24,7 @@ from lc_service.accounting.record import NO_TOKENS, AttemptRecord, AttemptStatus
 from lc_service.accounting.spending import AttemptRequest
 from lc_service.accounting.tracker import counters_among
 from lc_service.limits.admission import Outcome
-from lc_service.limits.breaker import Entry
+from lc_service.limits.entry import Entry
 from lc_service.limits.limiter import Permit, RateLimiter
 from lc_service.models.answer import known
 from lc_service.models.evidence import Evidence, status_of
@@ -318,10 +318,8 @@ class Attempt(Evidence):
         call = self._call
         call.last_error = error = known(error) if isinstance(error, Exception) else error
         call.is_answered |= error is None
-        if (
-            self._entry is not None
-        ):  # before anybody gets its place: that is not to be sent to a dead endpoint
-            self._entry.tell(error)
+        if self._entry is not None:
+            self._entry.tell(error)  # before its place goes to the next, which may be better off unsent
         record = self._record(error)
         if isinstance(error, TruncatedResponseError) and record.certainty is not Certainty.UNKNOWN:
             error.usage = record.usage
