@@ -28,7 +28,7 @@ test: $(VENV)/dev.stamp  ## run the tests
 
 test-servers: $(VENV)/dev.stamp  ## run the package against servers that others wrote (the first time: six minutes)
 	$(BIN)/python tests/servers/install.py aimock litellm llama
-	$(BIN)/python -m pytest tests/servers -m '' --dist=loadgroup --timeout=180 $(ARGS)
+	$(BIN)/python -m pytest tests/servers -m '' -n 0 --timeout=180 $(ARGS)
 
 check: $(VENV)/dev.stamp  ## lint, types, layers
 	$(BIN)/ruff check .

@@ -248,9 +248,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(
     params=[
-        pytest.param("aimock", marks=pytest.mark.xdist_group("aimock")),
-        pytest.param("litellm", marks=[pytest.mark.servers, pytest.mark.xdist_group("litellm")]),
-        pytest.param("llama", marks=[pytest.mark.servers, pytest.mark.xdist_group("llama")]),
+        "aimock",
+        pytest.param("litellm", marks=pytest.mark.servers),
+        pytest.param("llama", marks=pytest.mark.servers),
     ]
 )
 def server(request: pytest.FixtureRequest) -> Server:

@@ -12,8 +12,6 @@ from pydantic import BaseModel
 from lc_service import RetryWithExponentialBackoff, track_usage
 from lc_service.retry.errors import ErrorKind, TruncatedResponseError, classify
 
-pytestmark = pytest.mark.xdist_group("aimock")
-
 
 class Person(BaseModel):
     """A person."""

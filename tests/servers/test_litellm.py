@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from lc_service import RetryWithExponentialBackoff, track_usage
 from lc_service.retry.errors import ErrorKind, MalformedResponseError, classify
 
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("litellm")]
+pytestmark = pytest.mark.servers
 
 PATIENT = RetryWithExponentialBackoff(initial_delay=1, max_delay=20, max_retries=10)
 

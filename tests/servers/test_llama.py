@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from lc_service import track_usage
 from lc_service.retry.errors import classify
 
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("llama")]
+pytestmark = pytest.mark.servers
 
 
 class Choice(BaseModel):
