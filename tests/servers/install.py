@@ -10,6 +10,7 @@ import argparse
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -62,15 +63,21 @@ class Shell:
         if seconds <= 0:
             raise CannotBeHadError("the time for installing was over; what was done is kept")
         with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603  the arguments are all ours
+                [program, *command[1:]],
+                cwd=self.folder, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
             try:
-                subprocess.run(  # noqa: S603  the arguments are all ours
-                    [program, *command[1:]],
-                    cwd=self.folder, timeout=seconds, check=True,
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                )  # fmt: skip
-            except (OSError, subprocess.SubprocessError) as error:
-                how = "took too long" if isinstance(error, subprocess.TimeoutExpired) else "failed"
-                raise CannotBeHadError(f"{Path(program).name} {how}; see {log.name}") from error
+                status = process.wait(seconds)
+            except BaseException as error:
+                os.killpg(process.pid, signal.SIGKILL)  # its children too: a build has many
+                process.wait()
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise CannotBeHadError(f"{Path(program).name} took too long; see {log.name}") from error
+                raise
+        if status:
+            raise CannotBeHadError(f"{Path(program).name} failed; see {log.name}")
 
 
 def install_aimock(shell: Shell) -> None:
