@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
-from functools import cache, cached_property
+from collections.abc import Callable, Mapping
+from functools import cache, cached_property, partial
 from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 from openai._base_client import make_request_options
 from openai._constants import RAW_RESPONSE_HEADER
 from openai._legacy_response import LegacyAPIResponse
@@ -25,13 +26,16 @@ from openai.resources.chat.completions import (
 from openai.types.chat import ChatCompletion
 
 from lc_service.models.dump import dump
+from lc_service.models.plain_request import PATH, Template, is_the_sdks, template
 
-_OPTIONS = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
-_PATH = "/chat/completions"
+_REQUEST_OPTIONS = frozenset({"extra_headers", "extra_query", "timeout"})
+_OPTIONS = _REQUEST_OPTIONS | {"extra_body"}
 
 
 class PlainCompletions(Completions):
     """The synchronous resource; thread-safe."""
+
+    template: Template | None = None
 
     @cached_property
     def with_raw_response(self) -> CompletionsWithRawResponse:
@@ -41,10 +45,14 @@ class PlainCompletions(Completions):
 
         def create(**said: Any) -> Any:
             content = _written(said)
-            if content is None:
+            if content is None or not is_the_sdks(Completions.create):
                 return sdk_create(**said)
-            answer: Any = self._post(_PATH, content=content, options=_options(said), cast_to=ChatCompletion)
-            return PlainResponse(answer)
+            made = _template(self, said)
+            if made is not None:
+                response = made.send(content)
+                return PlainResponse(response, partial(made.raw, response))
+            answer: Any = self._post(PATH, content=content, options=_options(said), cast_to=ChatCompletion)
+            return PlainResponse(answer.http_response, lambda: answer)
 
         raw.create = create
         return raw
@@ -52,6 +60,8 @@ class PlainCompletions(Completions):
 
 class AsyncPlainCompletions(AsyncCompletions):
     """The asynchronous resource; loop-safe."""
+
+    template: Template | None = None
 
     @cached_property
     def with_raw_response(self) -> AsyncCompletionsWithRawResponse:
@@ -61,12 +71,15 @@ class AsyncPlainCompletions(AsyncCompletions):
 
         async def create(**said: Any) -> Any:
             content = _written(said)
-            if content is None:
+            if content is None or not is_the_sdks(AsyncCompletions.create):
                 return await sdk_create(**said)
-            answer: Any = await self._post(
-                _PATH, content=content, options=_options(said), cast_to=ChatCompletion
-            )
-            return PlainResponse(answer)
+            made = _template(self, said)
+            if made is not None:
+                response = await made.asend(content)
+                return PlainResponse(response, partial(made.raw, response))
+            options = _options(said)
+            answer: Any = await self._post(PATH, content=content, options=options, cast_to=ChatCompletion)
+            return PlainResponse(answer.http_response, lambda: answer)
 
         raw.create = create
         return raw
@@ -75,10 +88,12 @@ class AsyncPlainCompletions(AsyncCompletions):
 class PlainResponse:
     """The SDK's raw response, whose `parse` gives a dictionary where that is the same to LangChain."""
 
-    def __init__(self, raw: LegacyAPIResponse[ChatCompletion]) -> None:
-        self._raw = raw
-        self.http_response = raw.http_response
-        self.headers = raw.http_response.headers
+    def __init__(
+        self, response: httpx2.Response, raw: Callable[[], LegacyAPIResponse[ChatCompletion]]
+    ) -> None:
+        self._make_raw = raw
+        self.http_response = response
+        self.headers = response.headers
 
     def parse(self) -> Any:
         """Return the dump of the completion; what the SDK's `parse` returns where that may differ."""
@@ -89,8 +104,21 @@ class PlainResponse:
                 return dumped
         return self._raw.parse()
 
+    @cached_property
+    def _raw(self) -> LegacyAPIResponse[ChatCompletion]:
+        return self._make_raw()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raw, name)
+
+
+def _template(resource: PlainCompletions | AsyncPlainCompletions, said: Mapping[str, Any]) -> Template | None:
+    """Return what the request of a plain call is copied from; None where the SDK has to build it."""
+    if not said.keys().isdisjoint(_REQUEST_OPTIONS):
+        return None
+    if resource.template is None or not resource.template.fits():
+        resource.template = template(resource._client, _options({}))  # noqa: SLF001  every resource has it
+    return resource.template
 
 
 def _written(said: Mapping[str, Any]) -> bytes | None:

@@ -17,11 +17,13 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from openai._base_client import get_platform
 from pydantic import BaseModel
 
 from lc_service import ReliableChatOpenAI
 from lc_service.models import completions
 from lc_service.models.completions import AsyncPlainCompletions, PlainCompletions, PlainResponse
+from lc_service.models.http import LoopBoundAsyncClient, ProcessBoundClient
 from lc_service.retry.errors import MalformedResponseError
 
 MESSAGE = {"role": "assistant", "content": "Hi"}
@@ -60,14 +62,22 @@ class Wire:
         return httpx2.Response(self._status, content=self._content, headers=self._headers)
 
 
-def make(cls: type[ChatOpenAI], wire: Wire, **options: Any) -> ChatOpenAI:
+def make(cls: type[ChatOpenAI], wire: Wire, *, is_brought: bool = False, **options: Any) -> ChatOpenAI:
+    """Make a model whose HTTP clients are of our kinds, as they are where none is brought."""
     transport = httpx2.MockTransport(wire)
-    clients = {
+    bound: dict[str, Any] = {
+        "http_client": ProcessBoundClient(lambda: httpx2.Client(transport=transport)),
+        "http_async_client": LoopBoundAsyncClient(lambda: httpx2.AsyncClient(transport=transport)),
+    }
+    brought = {
         "http_client": httpx2.Client(transport=transport),
         "http_async_client": httpx2.AsyncClient(transport=transport),
     }
     said = {"model": "gpt-4.1-mini", "api_key": "sk-test", "base_url": "https://test.invalid/v1"}
-    return cls(**{**said, "max_retries": 0, "timeout": 30.0, **clients, **options})
+    clients = brought if is_brought else bound
+    model = cls(**{**said, "max_retries": 0, "timeout": 30.0, **clients, **options})
+    model.root_async_client._platform = get_platform()  # as after its first call
+    return model
 
 
 async def outcome(model: ChatOpenAI, is_async: bool, prompt: Any = "Hello", **options: Any) -> Any:
@@ -270,14 +280,16 @@ def sent(request: httpx2.Request) -> Any:
     return request.method, str(request.url), request.headers.raw, request.content, timeout
 
 
+@pytest.mark.parametrize("is_brought", [False, True], ids=["our client", "a client that was brought"])
 @pytest.mark.parametrize("name", [*PLAIN_CALLS, *ODD_CALLS])
-async def test_the_wire_is_as_by_the_sdk(name, is_async, monkeypatch):
+async def test_the_wire_is_as_by_the_sdk(name, is_async, is_brought, monkeypatch):
     written: list[Any] = []
     real = completions._written
     monkeypatch.setattr(completions, "_written", lambda said: written.append(real(said)) or written[-1])
     ours, stock = Wire(), Wire()
     options = {**PLAIN_CALLS, **ODD_CALLS}[name]
-    told = await outcome(make(ReliableChatOpenAI, ours), is_async, CONVERSATION, **again(options))
+    made = make(ReliableChatOpenAI, ours, is_brought=is_brought)
+    told = await outcome(made, is_async, CONVERSATION, **again(options))
     expected = await outcome(make(ChatOpenAI, stock), is_async, CONVERSATION, **again(options))
     assert [sent(request) for request in ours.requests] == [sent(request) for request in stock.requests]
     assert (written[0] is not None) == (name in PLAIN_CALLS)
