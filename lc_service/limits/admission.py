@@ -82,6 +82,7 @@ class Admission:
         self._line: Line[Waiting] = Line()
         self._paused_until = now
         self._paused_by: Mark | None = None
+        self._unseen_count = 0
 
     @property
     def waiting_count(self) -> int:
@@ -186,6 +187,8 @@ class Admission:
 
     def send(self, waiting: Waiting, now: float) -> None:
         """Take note that an admitted request goes out."""
+        if waiting.marks and not waiting.marks[0].is_sent:
+            self._unseen_count += 1
         waiting.marks = [
             meter.send(mark, now) for meter, mark in zip(self._meters, waiting.marks, strict=False)
         ]
@@ -196,10 +199,11 @@ class Admission:
             return
         if not waiting.marks[0].is_sent:  # nobody said when: a client of the caller's own sent it
             self.send(waiting, waiting.marks[0].at)
+        self._unseen_count -= not waiting.told
         waiting.told = [read_told(headers, name) for name in DIMENSIONS]
         for meter, told, mark in zip(self._meters, waiting.told, waiting.marks, strict=True):
             if told is not None:
-                meter.see(told, mark, now)
+                meter.see(told, mark, now, is_last=not self._unseen_count)
                 self._concurrency.trust()
         self.admit(now)
 
@@ -212,6 +216,7 @@ class Admission:
     def _end(self, waiting: Waiting, outcome: Outcome, now: float) -> None:
         if not waiting.marks[0].is_sent:
             self.send(waiting, now)
+        self._unseen_count -= not waiting.told
         marks, waiting.marks = waiting.marks, ()
         if outcome.latency_seconds is not None:
             self._concurrency.answered(outcome.latency_seconds, now)

@@ -10,7 +10,9 @@ from statistics import median
 
 _FIRST = 4
 _KNOWN = 64
-"""Where the scaling by latency starts."""
+"""Where the scaling by latency starts, and what a user's own number begins with."""
+_MOST_BY_TIME = 1_024
+"""How far it is doubled by the second where the server tells its limits: answers may take a minute."""
 _LEAST, _MOST = 16, 4_096
 _USED_SHARE = 0.8
 _HOLDS, _BREAKS = 1.5, 3.0
@@ -32,15 +34,16 @@ class Concurrency:
     """
 
     __slots__ = (
-        "_best_seconds", "_first_at", "_growth", "_is_cautious", "_is_fixed", "_latencies", "_limit",
-        "_shrunk_at", "in_flight",
+        "_best_seconds", "_first_at", "_growth", "_is_cautious", "_is_told", "_latencies", "_limit",
+        "_most", "_shrunk_at", "in_flight",
     )  # fmt: skip
 
     def __init__(self, most: int | None, now: float) -> None:
         self.in_flight = 0
-        self._is_fixed = most is not None
-        self._is_cautious = most is None
-        self._limit = most or _FIRST
+        self._most = most
+        self._limit = _FIRST if most is None else min(most, _KNOWN)
+        self._is_cautious = self._limit != most
+        self._is_told = False
         self._growth = 2.0
         self._first_at: float | None = None
         self._latencies: list[float] = []
@@ -49,7 +52,7 @@ class Concurrency:
 
     @property
     def limit(self) -> int:
-        """Attempts that may be under way now, but for the doubling by time of the first seconds."""
+        """Attempts that may be under way now."""
         return self._limit
 
     def seconds_until_room(self, now: float) -> float | None:
@@ -58,13 +61,25 @@ class Concurrency:
             self._first_at = now
         if self.in_flight < self._limit:
             return 0.0
-        if not self._is_cautious or self.in_flight >= _KNOWN:
+        if self._limit >= self._most_by_time:
             return None
-        # Nothing is known yet and the first answer may take a minute: twice as many each second.
+        # The first answers may take a minute, and nothing is known of latency yet: twice as many each second.
+        first = _FIRST if self._is_cautious and self._most is None else _KNOWN
         doublings = 1
-        while self._limit << doublings <= self.in_flight:
+        while first << doublings <= self.in_flight:
             doublings += 1
-        return max(0.0, self._first_at + doublings - now)
+        if (seconds := self._first_at + doublings - now) > 0:
+            return seconds
+        self._limit += 1
+        return 0.0
+
+    @property
+    def _most_by_time(self) -> int:
+        if self._most is not None:
+            return self._most
+        if self._is_cautious:
+            return _KNOWN
+        return _MOST_BY_TIME if self._is_told and self._growth > _CAREFUL_GROWTH else 0
 
     def enter(self) -> None:
         """Begin an attempt."""
@@ -76,19 +91,18 @@ class Concurrency:
 
     def trust(self) -> None:
         """Take note that the server told its limits: they hold calls back better than caution does."""
+        self._is_told = True
         if self._is_cautious:
             self._is_cautious = False
-            self._limit = _KNOWN
+            self._limit = self._most or _KNOWN
 
     def answered(self, latency_seconds: float, now: float) -> None:
         """Take note of an answer while its attempt is still under way."""
-        if self._is_fixed:
-            return
         if self._is_cautious:
             self._limit += 1
-            self._is_cautious = self._limit < _KNOWN
+            self._is_cautious = self._limit < (self._most or _KNOWN)
             return
-        if self.in_flight < self._limit * _USED_SHARE:
+        if self._most is not None or self.in_flight < self._limit * _USED_SHARE:
             return
         self._latencies.append(latency_seconds)
         if len(self._latencies) >= self._limit:
@@ -97,7 +111,7 @@ class Concurrency:
 
     def overloaded(self, sent_at: float, now: float) -> None:
         """Take note that the server is overloaded; at most one cut for what was sent before the last one."""
-        if not self._is_fixed and not self._is_cautious and sent_at > self._shrunk_at:
+        if self._most is None and not self._is_cautious and sent_at > self._shrunk_at:
             self._shrink(now)
 
     def _scale(self, latency_seconds: float, now: float) -> None:

@@ -17,6 +17,9 @@ from lc_service.limits.told import Dimension, Told
 _BELIEVED_SECONDS = 60.0
 """How long a limit keeps requests from being sent: only an answer tells that it was raised."""
 
+_UNDERRECKONED = 4.0
+"""How many times its reckoning a request may be charged, where a rejection's headers leave room for it."""
+
 
 class Meter:
     """What is known of one limit; not thread-safe.
@@ -71,10 +74,17 @@ class Meter:
         if mirror is None:
             return self.pace.seconds_until(units, now)
         server_seconds = mirror.seconds_until(units, now)
+        if found is None and self._is_exact(mirror, now):
+            return server_seconds
         if server_seconds > 0:
             return max(server_seconds, self.pace.seconds_until(units * mirror.ratio, now))
         own_seconds = self.pace.seconds_until(units * mirror.ratio, now)
         return 0.0 if own_seconds > 0 and self._may_try(now) else own_seconds
+
+    def _is_exact(self, mirror: Mirror, now: float) -> bool:
+        """Whether the server tells of a bucket so small, and told so lately, that no pace is needed."""
+        is_small = self._cap_per_second is None and mirror.capacity <= self.pace.capacity
+        return is_small and mirror.is_fresh(now)
 
     def _may_try(self, now: float) -> bool:
         has_more = self.mirror is not None and self.mirror.capacity > self.pace.capacity
@@ -109,6 +119,8 @@ class Meter:
             self.pace.begin_trial()
         else:
             self.pace.take(units * ratio, now)
+            if self.mirror is not None and self._is_exact(self.mirror, now):
+                self.pace.catch_up(self.mirror.level)
         return Mark(units, is_trial, now)
 
     def send(self, mark: Mark, now: float) -> Mark:
@@ -118,8 +130,15 @@ class Meter:
         self._sent += mark.cost
         return mark._replace(at=now, sent=self._sent, is_sent=True)
 
-    def see(self, told: Told, mark: Mark, now: float) -> None:
-        """Learn from a response's headers."""
+    def see(self, told: Told, mark: Mark, now: float, *, is_last: bool = False) -> None:
+        """Learn from a response's headers.
+
+        Args:
+            told: What they tell.
+            mark: The request that is answered.
+            now: The time.
+            is_last: Whether every request that went out has been answered now.
+        """
         if self.mirror is None:
             # a request is one request; of tokens, servers have ideas of their own
             least_ratio = 1.0 if self.dimension == "requests" else MIN_TOKEN_RATIO
@@ -128,6 +147,7 @@ class Meter:
             if told.limit > self.mirror.limit:
                 self._congestion.forget()  # a new limit: what was found of the old one is void
             self.mirror.see(told, mark, self._admitted, now)
+        self.mirror.look_at_all(told, mark, self._admitted - self._sent if is_last else None, now)
         self._follow(self._congestion.rate_per_second(now), now)
         self._told_at = now
 
@@ -166,7 +186,8 @@ class Meter:
         self.void(mark)
         if self.mirror is not None:
             self.mirror.forget_look()
-            if told is not None and told.remaining < mark.cost * self.mirror.ratio:
+            most = _UNDERRECKONED if self._is_exact(self.mirror, now) else 1.0
+            if told is not None and told.remaining < mark.cost * self.mirror.ratio * most:
                 self.mirror.rejected(mark, now)
                 return  # as its headers say: the level has been corrected by them
         if self.mirror is not None and was_trying:

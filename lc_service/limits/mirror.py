@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lc_service.limits.told import Told
 
-MIN_TOKEN_RATIO, _MAX_RATIO = 0.02, 4.0
+MIN_TOKEN_RATIO, _MAX_RATIO = 0.02, 32.0
 _RATIO_LOOK_SECONDS, _RATIO_SECONDS = 1.0, 4.0
 """How long, and how far back, it is looked for what the server charges."""
 _RATIO_PRIOR_SECONDS = 0.1
@@ -23,7 +23,7 @@ _SURPRISE_RATIO = 1.25
 _ENOUGH = 1e-6
 """Units that are not worth a wait."""
 
-_MARGIN_SECONDS, _MAX_MARGIN_SECONDS = 0.01, 0.2
+_MARGIN_SECONDS, _TOKEN_MARGIN_SECONDS, _MAX_MARGIN_SECONDS = 0.01, 0.01, 0.2
 _MARGIN_CALMS_SECONDS = 30.0
 _WHOLE_UNITS_FROM = 20
 """Capacity from which the fraction that `remaining` hides is kept free."""
@@ -58,12 +58,14 @@ class Mirror:
         capacity: Units that it holds when full, as far as is known.
         ratio: Server's units for one of ours.
         limit: The limit as it was told.
+        level: Server's units that are left, as of the last look.
     """
 
     def __init__(self, told: Told, mark: Mark, admitted: float, now: float, *, least_ratio: float) -> None:
         self.ratio = 1.0
         self._least_ratio = least_ratio
-        self._margin_seconds = _MARGIN_SECONDS
+        self._least_margin_seconds = _MARGIN_SECONDS if least_ratio >= 1 else _TOKEN_MARGIN_SECONDS
+        self._margin_seconds = self._least_margin_seconds
         self._margin_at = now
         self._taken = self._sent = 0.0
         self._adopt(told)
@@ -71,7 +73,8 @@ class Mirror:
         self._updated_at = self._look_began_at = self._surprised_at = now
         self._least_off = math.inf
         self._newest_at = mark.at
-        self._level = self._estimate(told.remaining, mark, admitted, now)
+        self._least_told = math.inf
+        self.level = self._estimate(told.remaining, mark, admitted, now)
 
     def _adopt(self, told: Told) -> None:
         self.limit = told.limit
@@ -95,18 +98,36 @@ class Mirror:
             self.capacity = max(told.remaining, min(self.capacity, told.capacity))
         self._learn_ratio(told.remaining, mark)
         self._refill(now)
-        off = self._estimate(told.remaining, mark, admitted, now) - self._level
+        off = self._estimate(told.remaining, mark, admitted, now) - self.level
         if off < 0:
-            self._level += off
+            self.level += off
         elif mark.at < self._newest_at - OVERTAKING_SECONDS:
             return  # an old picture: too much may have happened since
         self._newest_at = max(self._newest_at, mark.at)
         self._raise(max(0.0, off), now)
 
+    def look_at_all(self, told: Told, mark: Mark, unsent: float | None, now: float) -> None:
+        """Correct the level by the least that a round of requests told, once all of them are answered.
+
+        In which order they came to the server does not matter then.
+
+        Args:
+            told: What the response tells.
+            mark: The request that it answers.
+            unsent: Units admitted that have not gone out; None while some that have are not answered.
+            now: The time.
+        """
+        self._least_told = min(self._least_told, told.remaining - mark.at * self.rate_per_second)
+        if unsent is not None:
+            level = self._least_told + now * self.rate_per_second - unsent * self.ratio
+            self._refill(now)
+            self.level = max(self.level, min(level, self.capacity + self.margin))
+            self._least_told = math.inf
+
     def _raise(self, off: float, now: float) -> None:
         self._least_off = min(self._least_off, off)
         if now - self._look_began_at >= _LOOK_SECONDS:
-            self._level += self._least_off
+            self.level += self._least_off
             self._least_off = math.inf
             self._look_began_at = now
 
@@ -157,6 +178,10 @@ class Mirror:
         """Take note that something was rejected: it was sent, and not taken."""
         self._seen = None
 
+    def is_fresh(self, now: float) -> bool:
+        """Whether the bucket cannot have run over since the newest picture of it."""
+        return (now - self._newest_at) * self.rate_per_second <= self.capacity
+
     @property
     def margin(self) -> float:
         """Units that are kept free."""
@@ -166,12 +191,12 @@ class Mirror:
     def take(self, units: float, now: float) -> None:
         """Send something that is charged `units` of ours."""
         self._refill(now)
-        self._level -= units * self.ratio
+        self.level -= units * self.ratio
 
     def seconds_until(self, units: float, now: float) -> float:
         """Return the time until `units` of ours fit; what is larger than the bucket fits when it is full."""
         self._refill(now)
-        missing = min(units * self.ratio, self.capacity) + self.margin - self._level
+        missing = min(units * self.ratio, self.capacity) + self.margin - self.level
         return missing / self.rate_per_second if missing > _ENOUGH else 0.0
 
     def _refill(self, now: float) -> None:
@@ -179,8 +204,8 @@ class Mirror:
         if elapsed_seconds <= 0:
             return
         self._updated_at = now
-        full = max(self._level, self.capacity + self.margin)
-        self._level = min(full, self._level + elapsed_seconds * self.rate_per_second)
-        if self._margin_seconds > _MARGIN_SECONDS:
+        full = max(self.level, self.capacity + self.margin)
+        self.level = min(full, self.level + elapsed_seconds * self.rate_per_second)
+        if self._margin_seconds > self._least_margin_seconds:
             calm = math.exp(-elapsed_seconds / _MARGIN_CALMS_SECONDS)
-            self._margin_seconds = max(_MARGIN_SECONDS, self._margin_seconds * calm)
+            self._margin_seconds = max(self._least_margin_seconds, self._margin_seconds * calm)

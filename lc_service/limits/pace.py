@@ -84,6 +84,10 @@ class Pace:
         if self.rate_per_second is not None:
             self._level = min(self.capacity, self._level + units)
 
+    def catch_up(self, level: float) -> None:
+        """Hold at least `level`, which is known to be let through."""
+        self._level = max(self._level, min(level, self.capacity))
+
     def begin_again(self) -> None:
         """Let nothing out that was saved up."""
         self._level = min(self._level, 0.0)
