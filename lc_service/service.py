@@ -22,6 +22,8 @@ from lc_service import clock
 from lc_service.accounting.token_counter import TokenCounter
 from lc_service.accounting.usage_report import UsageReport
 from lc_service.completion import ChatCompletion, Messages, completion, read_messages, text_list
+from lc_service.limits.circuit import CircuitBreaker
+from lc_service.limits.hedge import Hedge
 from lc_service.limits.rate_limits import RateLimits
 from lc_service.models.chat import ReliableChatOpenAI
 from lc_service.models.embeddings import ReliableOpenAIEmbeddings
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from lc_service.accounting.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
+_BREAKER = CircuitBreaker()
 
 
 class OpenAIService:
@@ -61,6 +64,8 @@ class OpenAIService:
         rate_limits: `"auto"` learns the server's limits and keeps to them, below the caps that the settings
             may have (`LC_SERVICE_REQUESTS_PER_MINUTE` and its kin); `RateLimits` in their place; None sends
             everything at once.
+        circuit_breaker: When to leave a dead endpoint alone; None never does.
+        hedge: When to send a chat request again because the first is slow; None never does.
 
     Raises:
         ConfigurationError: The key is missing, or a setting is wrong. Nothing has been sent.
@@ -86,6 +91,8 @@ class OpenAIService:
         ledger: UsageLedger | str | PathLike[str] | Literal[False] | None = None,
         telemetry: Telemetry | None = None,
         rate_limits: RateLimits | Literal["auto"] | None = "auto",
+        circuit_breaker: CircuitBreaker | None = _BREAKER,
+        hedge: Hedge | None = None,
     ) -> None:
         self._settings = ServiceSettings.load(
             api_key=api_key,
@@ -101,8 +108,9 @@ class OpenAIService:
         self.ledger = _open_ledger(self._settings.ledger if ledger is None else ledger)
         self._telemetry = telemetry
         self._rate_limits = self._settings.rate_limits() if rate_limits == "auto" else rate_limits
+        self._circuit_breaker = circuit_breaker
         self.budget = _set_budget(self._settings.budget_usd) if budget is None else budget
-        self.chat_model = ReliableChatOpenAI(model=self._settings.model, **self._common())
+        self.chat_model = ReliableChatOpenAI(model=self._settings.model, hedge=hedge, **self._common())
         if self._settings.temperature is not None and self._takes_temperature:
             # Not an argument: ChatOpenAI's constructor drops it for every gpt-5, also those that take it.
             self.chat_model.temperature = self._settings.temperature
@@ -118,6 +126,7 @@ class OpenAIService:
             "ledger": self.ledger,
             "telemetry": self._telemetry,
             "rate_limits": self._rate_limits,
+            "circuit_breaker": self._circuit_breaker,
         }
         if settings.timeout_seconds is not None:
             common["timeout"] = settings.timeout_seconds

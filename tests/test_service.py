@@ -23,7 +23,9 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai.data._profiles import _PROFILES
 
 from lc_service import (
+    CircuitBreaker,
     ConfigurationError,
+    Hedge,
     OpenAIService,
     ReliableChatOpenAI,
     ReliableOpenAIEmbeddings,
@@ -712,3 +714,14 @@ def test_a_dotenv_file_that_is_no_text_is_a_clear_error(tmp_path, monkeypatch):
     (tmp_path / ".env").write_bytes(b"OPENAI_API_KEY=\xff\xfe")
     with pytest.raises(ConfigurationError, match="UTF-8"):
         OpenAIService()
+
+
+def test_how_it_meets_slow_and_dead_endpoints_is_its_models(sim):
+    plain = make_service(sim)
+    assert plain.chat_model.circuit_breaker == plain.embeddings.circuit_breaker == CircuitBreaker()
+    assert plain.chat_model.hedge is None
+    breaker, hedge = CircuitBreaker(failures=3), Hedge(after=0.5)
+    service = make_service(sim, circuit_breaker=breaker, hedge=hedge)
+    assert service.chat_model.circuit_breaker is service.embeddings.circuit_breaker is breaker
+    assert service.chat_model.hedge is hedge
+    assert make_service(sim, circuit_breaker=None).embeddings.circuit_breaker is None
