@@ -60,7 +60,7 @@ DEVELOPER = ChatMessagePromptTemplate.from_template("Name {count} islands.", rol
         ChatPromptTemplate.from_messages(MESSAGES, template_format="mustache"),
         PromptTemplate.from_template("Name {count} islands."),
     ],
-    ids=str,
+    ids=range(13),
 )
 def test_other_words_have_another(other):
     assert prompt_fingerprint(other) != prompt_fingerprint(chat(*MESSAGES))
