@@ -29,7 +29,7 @@ def test_the_private_names_that_plain_completions_take_from_the_sdk_exist(client
     """A client builds a request of options, has one HTTP client, and makes errors of responses.
 
     Ours: `models/completions.py` and `models/plain_request.py`. Where one of the names that stand for signing
-    is gone, the SDK builds every request: nothing breaks, but calls cost twice as much.
+    is gone, the SDK builds every request: nothing breaks, but calls cost more.
     """
     for name in ("_build_request", "_make_status_error_from_response"):
         assert callable(getattr(client, name))
