@@ -6,22 +6,17 @@ takes the same time however many wait. Pure: time is an argument, nothing sleeps
 
 from __future__ import annotations
 
-import random
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from lc_service.limits.concurrency import Concurrency
 from lc_service.limits.line import Line, Rank
 from lc_service.limits.meter import Meter
-from lc_service.limits.mirror import OVERTAKING_SECONDS, Mark
+from lc_service.limits.mirror import Mark
+from lc_service.limits.pause import Pause
 from lc_service.limits.rate_limits import RateLimits
 from lc_service.limits.told import DIMENSIONS, Dimension, Told, read_told
 
-MAX_PAUSE_SECONDS = 60.0
-"""The longest pause that a single Retry-After is worth: after it, one request asks again."""
-_BLIND_PAUSE_SECONDS = 0.1
-_RELEASE_JITTER = 0.1
-"""Share of a pause by which clients that were told the same pause are spread out after it."""
 _SOONER_SECONDS = 0.001
 """A wait that became shorter by less than this is not worth waking anybody."""
 
@@ -80,8 +75,7 @@ class Admission:
         self._concurrency = Concurrency(limits.max_concurrency, now)
         self._places: dict[Hashable, int] = {}
         self._line: Line[Waiting] = Line()
-        self._paused_until = now
-        self._paused_by: Mark | None = None
+        self._pause = Pause(now)
         self._unseen_count = 0
 
     @property
@@ -125,7 +119,8 @@ class Admission:
         First stands one whose own party holds a place, with an open stream: whoever waits for that to end may
         wait for this. Then an attempt whose call was admitted before.
         """
-        rank = Rank.RETRY if waiting.is_retry else Rank.NEW
+        # In the dark whoever goes only asks: let each in turn, or one call's retries are soon used up.
+        rank = Rank.RETRY if waiting.is_retry and not self._pause.is_dark else Rank.NEW
         self._line.join(waiting, Rank.URGENT if waiting.party in self._places else rank)
         self.admit(now)
 
@@ -161,6 +156,7 @@ class Admission:
             self._places[head.party] = self._places.get(head.party, 0) + 1
             head.marks = self._take(head, now)
             head.is_admitted = True
+            self._pause.let_go(now)
             if not head.wake():  # its event loop is gone
                 self._return(head, now)
 
@@ -182,8 +178,7 @@ class Admission:
             return None
         for meter, units in zip(self._meters, units_of(waiting), strict=True):
             seconds = max(seconds, meter.seconds_until(units, now))
-        # A retry has waited by itself, for as long as the server asked and its policy allows.
-        return seconds if waiting.is_retry else max(seconds, self._paused_until - now)
+        return max(seconds, self._pause.seconds_left(now, is_retry=waiting.is_retry))
 
     def send(self, waiting: Waiting, now: float) -> None:
         """Take note that an admitted request goes out."""
@@ -229,7 +224,7 @@ class Admission:
         for meter, mark in zip(self._meters, marks, strict=True):
             if outcome.is_admitted:
                 meter.admitted(mark, now)
-                self._end_pause(mark, now)
+                self._pause.prove(mark, now)
             elif not outcome.is_rejected:
                 meter.void(mark)
         if outcome.is_rejected:
@@ -245,21 +240,14 @@ class Admission:
                 meter.rejected(mark, said, now)
             else:
                 meter.void(mark)
-        pause = outcome.retry_after_seconds
-        if pause is None and not any(meter.is_paced for meter in self._meters):
-            pause = _BLIND_PAUSE_SECONDS  # nothing else would hold the others back
-        if pause is not None:
-            pause = min(pause, MAX_PAUSE_SECONDS)
-            pause *= 1 + _RELEASE_JITTER * random.random()  # noqa: S311  jitter, not cryptography
-            self._paused_until = max(self._paused_until, now + pause)
-            if self._paused_by is None or marks[0].at > self._paused_by.at:
-                self._paused_by = marks[0]
+        if outcome.retry_after_seconds is not None:
+            self._pause.begin(outcome.retry_after_seconds, marks[0], now)
+        elif not any(meter.is_paced for meter in self._meters) or self._is_at_a_loss(told):
+            self._pause.begin_dark(marks[0], now)
 
-    def _end_pause(self, mark: Mark, now: float) -> None:
-        """End it by proof: a request was let in that had been sent after the one that was told to wait."""
-        if self._paused_by is not None and mark.at > self._paused_by.at + OVERTAKING_SECONDS:
-            self._paused_by = None
-            self._paused_until = now
+    def _is_at_a_loss(self, told: Sequence[Told | None]) -> bool:
+        """Whether a rejection tells nothing though the server's other answers do."""
+        return not any(told) and any(meter.mirror is not None for meter in self._meters)
 
 
 def units_of(waiting: Waiting) -> tuple[float, float]:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lc_service.limits.admission import MAX_PAUSE_SECONDS, Admission, Outcome
+from lc_service.limits.admission import Admission, Outcome
 from lc_service.limits.mirror import Mark
+from lc_service.limits.pause import MAX_PAUSE_SECONDS
 from lc_service.limits.rate_limits import LEARNED, RateLimits
 from lc_service.limits.told import Told
 
@@ -432,7 +433,7 @@ def test_after_any_steps_places_and_accounts_come_out_even(tells, seed):
     assert world.admission._places == {}
     assert [meter.pace._trials for meter in world.admission._meters] == [0, 0]
     later = world.now + 10_000
-    world.admission._end_pause(Mark(1.0, False, later), later)
+    world.admission._pause.prove(Mark(1.0, False, later), later)
     last = join(world.admission, later, tokens=10)
     world.admission.admit(later + 1)
     assert last.is_admitted

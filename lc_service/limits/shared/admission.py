@@ -246,6 +246,6 @@ class SharedAdmission(Admission):
         for learning, said, mark in zip(self._learning, told, ticket.marks, strict=True):
             learning.rejected(said, mark, now)
         self._tell("reject", ticket.epoch, *ticket.units)
-        if self._paused_until > now:
+        if self._pause.until > now:
             self._is_paused = True
-            self._tell("pause", ticket.redis_sent_at, self._paused_until - now)
+            self._tell("pause", ticket.redis_sent_at, self._pause.until - now)
