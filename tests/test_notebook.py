@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import builtins
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,7 @@ class Shell:
 @pytest.fixture
 def shell(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.delattr(builtins, "_", raising=False)  # doctests leave it, and IPython then sets none
     config = Config()
     config.HistoryManager.enabled = False
     instance = InteractiveShell.instance(config=config, colors="nocolor")
