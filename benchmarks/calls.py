@@ -147,9 +147,8 @@ def measure_imports(rounds: int = 9) -> bool:
         code: statistics.median(a - b for a, b in zip(times[code], times[alone], strict=True))
         for code in (ours, model)
     }
-    print(
-        f"\n{alone}: {statistics.median(times[alone]):.0f} ms of CPU; ReliableChatOpenAI adds {added[model]:.0f}"
-    )
+    middle = statistics.median(times[alone])
+    print(f"\n{alone}: {middle:.0f} ms of CPU; ReliableChatOpenAI adds {added[model]:.0f}")
     bound = IMPORT_MILLISECONDS
     return told(added[ours] <= bound, "import lc_service adds (ms)", added[ours], bound, ".0f")
 
