@@ -14,9 +14,10 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lc_service.simulator import chat, embeddings, reply, responses
+from lc_service.simulator.azure import azure_endpoints
 from lc_service.simulator.bill import Bill
 from lc_service.simulator.endpoint import Endpoint
-from lc_service.simulator.engine import Engine, request_id
+from lc_service.simulator.engine import Engine, answer_headers
 from lc_service.simulator.errors import ApiError
 from lc_service.simulator.exchange import JSON, Exchange
 from lc_service.simulator.limits import ServerLimits
@@ -54,6 +55,7 @@ ENDPOINTS = {
         has_context=False,
     ),
 }
+ENDPOINTS |= azure_endpoints(ENDPOINTS)
 
 _Handler = Callable[[Exchange], Awaitable[None]]
 
@@ -110,6 +112,7 @@ def build_app(engine: Engine) -> ASGIApp:
     routes = [Route(path, _Action(engine, "POST", serve(endpoint))) for path, endpoint in ENDPOINTS.items()]
     routes += [
         Route("/v1/models", _Action(engine, "GET", list_models)),
+        Route("/openai/v1/models", _Action(engine, "GET", list_models)),
         Route("/v1/models/{model:path}", _Action(engine, "GET", list_models)),
         Route("/__simulator/bill", _Action(engine, "GET", show_bill)),
         Route("/__simulator/reset", _Action(engine, "POST", reset)),
@@ -150,7 +153,7 @@ async def _send_models(engine: Engine, exchange: Exchange) -> None:
         await engine.send_error(exchange, entry, error)
         return
     entry.status = 200
-    await exchange.send_whole(200, [JSON, request_id(entry)], orjson.dumps(body))
+    await exchange.send_whole(200, [JSON, *answer_headers(entry)], orjson.dumps(body))
 
 
 def _models(wanted: str | None) -> dict[str, object]:

@@ -11,7 +11,7 @@ faults that damage an answer. A rejected request uses up its fault and counts as
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,10 +20,12 @@ import orjson
 
 from lc_service.simulator.bill import Bill
 from lc_service.simulator.delivery import Delivery
+from lc_service.simulator.dialect import dialect_of, unknown_deployment
 from lc_service.simulator.endpoint import Ask, Endpoint, Job
 from lc_service.simulator.errors import (
     BAD_GATEWAY_PAGE,
     ApiError,
+    Headers,
     context_length_exceeded,
     fault_error,
     mask_key,
@@ -48,12 +50,21 @@ class EngineSettings:
     latency_seconds: float = 0.0
     chunk_delay_seconds: float = 0.0
     context_window_tokens: int = 128_000
+    deployments: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.latency_seconds < 0 or self.chunk_delay_seconds < 0:
             raise ValueError("latency_seconds and chunk_delay_seconds must be >= 0")
         if self.context_window_tokens < 1:
             raise ValueError("context_window_tokens must be positive")
+
+    def model_behind(self, deployment: str) -> str:
+        """Return the model of an Azure deployment; raise `ApiError` where there is no such deployment."""
+        if self.deployments is None:
+            return deployment
+        if deployment not in self.deployments:
+            raise unknown_deployment()
+        return self.deployments[deployment]
 
 
 class Engine:
@@ -95,9 +106,8 @@ class Engine:
 
     def authorize(self, exchange: Exchange, entry: Entry) -> None:
         """Note the request's key, and raise `ApiError` if it is missing or wrong."""
-        scheme, _, key = exchange.header(b"authorization").partition(" ")
-        key = key.strip()
-        if scheme.lower() != "bearer" or not key:
+        key = dialect_of(entry.path).key(exchange)
+        if not key:
             raise missing_key()
         entry.authorization_masked = _masked(key)
         if self.settings.api_key is not None and key != self.settings.api_key:
@@ -110,7 +120,7 @@ class Engine:
     async def handle(self, endpoint: Endpoint, exchange: Exchange) -> None:
         """Take one request to its end."""
         entry = self.open(exchange)
-        job = Job(exchange, endpoint, entry, [request_id(entry)])
+        job = Job(exchange, endpoint, entry, answer_headers(entry))
         self.in_progress += 1
         try:
             body = await exchange.read_body()
@@ -130,13 +140,20 @@ class Engine:
     async def send_error(self, exchange: Exchange, entry: Entry, error: ApiError) -> None:
         """Answer with an error."""
         entry.status = error.status
-        headers = [JSON, request_id(entry), *error.headers]
-        await exchange.send_whole(error.status, headers, error.body)
+        dialect = dialect_of(entry.path)
+        worded = dialect.error(error)
+        headers = [JSON, *dialect.headers(entry.number, worded.headers, is_error=True)]
+        await exchange.send_whole(error.status, headers, worded.body)
 
     async def _serve(self, job: Job, body: bytes) -> None:
         entry, endpoint = job.entry, job.endpoint
         self.authorize(job.exchange, entry)
+        dialect = dialect_of(entry.path)
+        dialect.check(job.exchange)
         request = _parse(body)
+        deployment = dialect.deployment(job.exchange, request)
+        if deployment is not None:
+            request["model"] = self.settings.model_behind(deployment)
         entry.streamed = endpoint.events is not None and request.get("stream") is True
         ask: Ask = endpoint.read(request)
         entry.model = ask.model
@@ -146,10 +163,10 @@ class Engine:
         if job.fault is not None and not self._is_damaging(job):
             await self._fail(job, job.fault, ask)
             return
-        decision = self.limiter.admit(ask.model, ask.admission_tokens, self.clock())
+        decision = self.limiter.admit(deployment or ask.model, ask.admission_tokens, self.clock())
         if not decision.is_admitted:
             raise rate_limited(ask.model, decision)
-        job.headers = [*job.headers, *decision.headers]
+        job.headers = answer_headers(entry, decision.headers)
         if job.fault is not None:
             entry.fault = job.fault.kind
             self.script.failed(job.digest)
@@ -174,9 +191,9 @@ class Engine:
             raise fault_error(fault, ask.model, window, ask.admission_tokens)
 
 
-def request_id(entry: Entry) -> tuple[bytes, bytes]:
-    """Return the `x-request-id` header of a request."""
-    return (b"x-request-id", b"req_%06d" % entry.number)
+def answer_headers(entry: Entry, further: Headers | None = None) -> Headers:
+    """Return the headers of a request's answer: its id, and further ones as its path writes them."""
+    return dialect_of(entry.path).headers(entry.number, further or [])
 
 
 @lru_cache(maxsize=256)

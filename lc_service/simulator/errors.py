@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from email.utils import formatdate
+from typing import Any
 
 import orjson
 
@@ -51,7 +52,7 @@ class ApiError(Exception):
         self.headers: Headers = headers or []
 
     @property
-    def error(self) -> dict[str, str | None]:
+    def error(self) -> dict[str, Any]:
         """The object under `"error"`."""
         return {
             "message": self.message, "type": self.kind, "param": self.param, "code": self.code,

@@ -12,7 +12,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -47,6 +47,7 @@ class Simulator:
         latency_seconds: Time before the first byte of each answer; errors come at once.
         chunk_delay_seconds: Time between the content chunks of a stream.
         context_window_tokens: Longer prompts get 400 `context_length_exceeded`.
+        deployments: Azure deployments by name, with their models; None takes every name for its model.
         clock: Time for the limits, in seconds; called in the server's thread.
         port: TCP port on 127.0.0.1; 0 takes a free one.
         max_lifetime_seconds: It stops by itself after this time.
@@ -67,6 +68,7 @@ class Simulator:
         latency_seconds: float = 0.0,
         chunk_delay_seconds: float = 0.0,
         context_window_tokens: int = 128_000,
+        deployments: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         port: int = 0,
         max_lifetime_seconds: float = 600.0,
@@ -78,6 +80,7 @@ class Simulator:
             latency_seconds=latency_seconds,
             chunk_delay_seconds=chunk_delay_seconds,
             context_window_tokens=context_window_tokens,
+            deployments=deployments,
         )
         self._engine = Engine(settings, RateLimiter(limits), FaultScript(faults), clock)
         self._wanted_port = port
@@ -93,6 +96,11 @@ class Simulator:
         if not self._port:
             raise RuntimeError("the simulator is not running: use it in a with statement")
         return f"http://{_HOST}:{self._port}/v1"
+
+    @property
+    def azure_endpoint(self) -> str:
+        """The endpoint to give a client of Azure OpenAI's: `http://127.0.0.1:PORT`."""
+        return self.base_url.removesuffix("/v1")
 
     @property
     def bill(self) -> Bill:
