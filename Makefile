@@ -1,6 +1,7 @@
 # Every target sets up what it needs: a fresh machine has Python 3.11, pip and make, nothing else.
 PYTHON ?= python3
 VENV ?= .venv
+INSTALL_SECONDS ?= 600
 BIN := $(VENV)/bin
 
 .PHONY: demo test test-servers check format bench notebook clean
@@ -27,7 +28,7 @@ test: $(VENV)/dev.stamp  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-servers: $(VENV)/dev.stamp  ## run the package against servers that others wrote (the first time: six minutes)
-	$(BIN)/python tests/servers/install.py aimock litellm llama
+	$(BIN)/python tests/servers/install.py --seconds $(INSTALL_SECONDS) aimock litellm llama
 	$(BIN)/python -m pytest tests/servers -m '' -n 0 --timeout=180 $(ARGS)
 
 check: $(VENV)/dev.stamp  ## lint, types, layers
