@@ -226,7 +226,7 @@ class Admission:
                 meter.admitted(mark, now)
                 self._pause.prove(mark, now)
             elif not outcome.is_rejected:
-                meter.void(mark)
+                meter.void(mark, now)
         if outcome.is_rejected:
             self._reject(waiting, marks, outcome, now)
         elif outcome.used_tokens is not None:
@@ -239,7 +239,7 @@ class Admission:
             if meter.dimension == exceeded:
                 meter.rejected(mark, said, now)
             else:
-                meter.void(mark)
+                meter.void(mark, now)
         if outcome.retry_after_seconds is not None:
             self._pause.begin(outcome.retry_after_seconds, marks[0], now)
         elif not any(meter.is_paced for meter in self._meters) or self._is_at_a_loss(told):

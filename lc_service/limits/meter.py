@@ -78,22 +78,19 @@ class Meter:
             return server_seconds
         if server_seconds > 0:
             return max(server_seconds, self.pace.seconds_until(units * mirror.ratio, now))
-        own_seconds = self.pace.seconds_until(units * mirror.ratio, now)
-        return 0.0 if own_seconds > 0 and self._may_try(now) else own_seconds
+        return min(self.pace.seconds_until(units * mirror.ratio, now), self._seconds_until_trial(mirror, now))
 
     def _is_exact(self, mirror: Mirror, now: float) -> bool:
         """Whether the server tells of a bucket so small, and told so lately, that no pace is needed."""
         is_small = self._cap_per_second is None and mirror.capacity <= self.pace.capacity
         return is_small and mirror.is_fresh(now)
 
-    def _may_try(self, now: float) -> bool:
-        has_more = self.mirror is not None and self.mirror.capacity > self.pace.capacity
-        return (
-            has_more
-            and self._cap_per_second is None
-            and self._congestion.rate_per_second(now) is None
-            and self.pace.may_try(now)
-        )
+    def _seconds_until_trial(self, mirror: Mirror, now: float) -> float:
+        """Return the time until one may go ahead of the pace, where the server says that it has more."""
+        has_more = self._cap_per_second is None and mirror.capacity > self.pace.capacity
+        if not has_more or self._congestion.rate_per_second(now) is not None:
+            return math.inf
+        return self.pace.seconds_until_trial(now)
 
     def found_per_second(self, now: float) -> float | None:
         """Return the rate that was found by meeting its end; None where none was."""
@@ -167,12 +164,12 @@ class Meter:
         """Take note that a request came through."""
         self._congestion.admitted(mark.cost, now)
         if mark.is_trial:
-            self.pace.end_trial(mark.cost, is_admitted=True)
+            self.pace.end_trial(mark.cost, is_admitted=True, now=now)
 
-    def void(self, mark: Mark) -> None:
+    def void(self, mark: Mark, now: float) -> None:
         """Take note that a request ended and tells nothing of this limit."""
         if mark.is_trial:
-            self.pace.end_trial(mark.cost, is_admitted=False)
+            self.pace.end_trial(mark.cost, is_admitted=False, now=now)
 
     def rejected(self, mark: Mark, told: Told | None, now: float) -> None:
         """Learn from a rejection that is this limit's.
@@ -183,7 +180,7 @@ class Meter:
             now: The time.
         """
         was_trying = self.pace.is_trying
-        self.void(mark)
+        self.void(mark, now)
         if self.mirror is not None:
             self.mirror.forget_look()
             most = _UNDERRECKONED if self._is_exact(self.mirror, now) else 1.0

@@ -6,6 +6,8 @@ second's worth at first, and more where trials came through. Pure: time is an ar
 
 from __future__ import annotations
 
+import math
+
 _FIRST_BURST_SECONDS = 1.0
 _UNTOLD_BURST_SECONDS = 0.25
 _ENOUGH = 1e-6
@@ -57,6 +59,7 @@ class Pace:
         else:
             self.refill(now)
             self.rate_per_second = rate_per_second
+            self._level = min(self._level, self.capacity)
 
     def refill(self, now: float) -> None:
         """Add what has accrued until `now`."""
@@ -94,9 +97,11 @@ class Pace:
 
     # --- trials: more than the pace, where the server says that it has room
 
-    def may_try(self, now: float) -> bool:
-        """Say whether a request may be sent ahead of the pace, as a trial."""
-        return self._trials < self._trials_allowed and now >= self._doubted_until
+    def seconds_until_trial(self, now: float) -> float:
+        """Return the time until a request may go ahead of the pace; endless while others must end first."""
+        if self._trials >= self._trials_allowed:
+            return math.inf
+        return max(0.0, self._doubted_until - now)
 
     @property
     def is_trying(self) -> bool:
@@ -107,10 +112,10 @@ class Pace:
         """Send one."""
         self._trials += 1
 
-    def end_trial(self, units: float, *, is_admitted: bool) -> None:
-        """Take note of a trial's end; each that came through allows for two."""
+    def end_trial(self, units: float, *, is_admitted: bool, now: float) -> None:
+        """Take note of a trial's end; each that came through allows for two, but in doubt proves nothing."""
         self._trials -= 1
-        if is_admitted and self.rate_per_second is not None:
+        if is_admitted and self.rate_per_second is not None and now >= self._doubted_until:
             self._trials_allowed += 1
             self._burst_seconds += units / self.rate_per_second
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -120,7 +121,7 @@ def test_it_shrinks_once_in_fifteen_seconds_and_not_below_sixteen():
             shrunk_at.append(now)
             limit = concurrency.limit
     assert limit == 16
-    assert min(after - before for before, after in zip(shrunk_at, shrunk_at[1:], strict=False)) >= 15 - 1e-6
+    assert min(after - before for before, after in pairwise(shrunk_at)) >= 15 - 1e-6
 
 
 def test_what_was_sent_before_it_shrank_is_the_same_overload():

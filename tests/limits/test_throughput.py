@@ -1,4 +1,4 @@
-"""What came through of late: exact over whole spans, nothing from before, and the same for any order of looks."""
+"""What came through of late: exact over its spans, and nothing from before."""
 
 from __future__ import annotations
 
