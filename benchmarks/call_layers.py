@@ -20,10 +20,16 @@ from typing import Any
 from calls import KEY, MAX_TOKENS, MODEL, TEXT, Variant, async_turn, of_model, sync_turn
 from flow.scenario import Scenario
 from flow.server import Server
+from langchain_openai import ChatOpenAI
 
 from lc_service import Budget, ReliableChatOpenAI, TokenCounter, UsageLedger
-from lc_service.models.configured_chat import ConfiguredChatOpenAI
+from lc_service.models.configured_chat import ConfiguredChat
 from lc_service.models.http import default_async_client, default_client
+
+
+class BareChatOpenAI(ConfiguredChat, ChatOpenAI):
+    """ReliableChatOpenAI without what it adds to a call."""
+
 
 ASKED = {
     "model": MODEL,
@@ -35,7 +41,7 @@ ASKED = {
 def layers(base_url: str, ledger: UsageLedger) -> dict[str, Variant]:
     """Return the layers from the wire up, each with all that is below it."""
     said: dict[str, Any] = {"base_url": base_url, "api_key": KEY, "model": MODEL, "max_tokens": MAX_TOKENS}
-    bare = ConfiguredChatOpenAI(**said)
+    bare = BareChatOpenAI(**said)
     off = {"rate_limits": None, "circuit_breaker": None}
     counted = {"callbacks": [TokenCounter()]}
     budget = Budget(usd=1e6, strict=False)
@@ -62,7 +68,7 @@ def wire(base_url: str) -> Variant:
     return Variant(lambda: client.post(**what, json=ASKED).json(), acall)
 
 
-def completions(model: ConfiguredChatOpenAI) -> Variant:
+def completions(model: BareChatOpenAI) -> Variant:
     async def acall() -> object:
         return (await model.async_client.with_raw_response.create(**ASKED)).parse()
 

@@ -40,9 +40,13 @@ def chat_request(
     messages: Sequence[BaseMessage],
     options: Mapping[str, Any],
     *,
+    asked_model: str | None = None,
     is_stream: bool = False,
 ) -> Request:
-    """Describe the call that `model` makes of `messages` with `options`."""
+    """Describe the call that `model` makes of `messages` with `options`.
+
+    `asked_model` is what it asks for where the options do not say; None for its `model_name`.
+    """
     said = _wire_options(model, options, is_stream=is_stream)
     choices = int(said.get("n") or 1)
     profile = model.profile or {}
@@ -70,7 +74,7 @@ def chat_request(
         return min((each for each in bounds if each is not None), default=None)
 
     return Request(
-        model=str(said.get("model") or model.model_name),
+        model=str(said.get("model") or asked_model or model.model_name),
         estimator=estimator,
         measure=measure,
         bound=bound,

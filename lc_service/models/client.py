@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 import openai
-from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from langchain_openai import OpenAIEmbeddings
+from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import SecretStr
 
 from lc_service.models import http
@@ -34,37 +35,39 @@ def read_max_retries(values: Any, *, is_copy: bool) -> Any:
     return {**values, "retry": policy}
 
 
-def require_sendable_key(model: ChatOpenAI | OpenAIEmbeddings) -> None:
+def require_sendable_key(model: BaseChatOpenAI | OpenAIEmbeddings) -> None:
     """Refuse a key that cannot be a header: the HTTP client would refuse it too, and quote it.
 
     Raises:
         ValueError: The key has a space, a line break, or a character that is not printable ASCII.
     """
-    if not isinstance(model.openai_api_key, SecretStr):
-        return  # a function that fetches it
-    word = model.openai_api_key.get_secret_value()
-    if not (word.isascii() and word.isprintable()) or " " in word:
-        raise ValueError(
-            "The API key has a space, a line break or a character that is not printable ASCII. "
-            "A key that was read from a file usually needs strip()."
-        )
+    for secret in (model.openai_api_key, getattr(model, "azure_ad_token", None)):
+        if not isinstance(secret, SecretStr):
+            continue  # none, or a function that fetches it
+        word = secret.get_secret_value()
+        if not (word.isascii() and word.isprintable()) or " " in word:
+            raise ValueError(
+                "The API key has a space, a line break or a character that is not printable ASCII. "
+                "A key that was read from a file usually needs strip()."
+            )
 
 
-def client_options(model: ChatOpenAI | OpenAIEmbeddings) -> dict[str, Any]:
+def client_options(model: BaseChatOpenAI | OpenAIEmbeddings) -> dict[str, Any]:
     """Return what to set on a model's synchronous SDK client; an HTTP client the caller brought stays."""
-    endpoint = f"{model.openai_api_base} {model.request_timeout!r}"  # by what LangChain shares them, too
+    base_url = model.openai_api_base or getattr(model, "azure_endpoint", None)
+    endpoint = f"{base_url} {model.request_timeout!r}"  # by what LangChain shares them, too
     makers = (http.proxied_client, http.socket_options_client, partial(http.default_client, endpoint))
     return _options(model, model.http_client, *makers)
 
 
-def async_client_options(model: ChatOpenAI | OpenAIEmbeddings) -> dict[str, Any]:
+def async_client_options(model: BaseChatOpenAI | OpenAIEmbeddings) -> dict[str, Any]:
     """Return what to set on a model's asynchronous SDK client; as `client_options`."""
     makers = (http.proxied_async_client, http.socket_options_async_client, http.default_async_client)
     return _options(model, model.http_async_client, *makers)
 
 
 def _options(
-    model: ChatOpenAI | OpenAIEmbeddings,
+    model: BaseChatOpenAI | OpenAIEmbeddings,
     brought: object,
     proxied: Callable[[str], object],
     with_socket_options: Callable[[list[tuple[int, int, int]]], object],

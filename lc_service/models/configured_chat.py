@@ -1,13 +1,14 @@
-"""ChatOpenAI with a retry policy and those who account for it as fields: made, copied, pickled, serialised.
+"""What gives a chat model of LangChain's for OpenAI a retry policy, and those who account for it, as fields.
 
-A copy with another policy stays a chat model of its class. Makes no call.
+Mixed into ChatOpenAI and AzureChatOpenAI: made, copied, pickled, serialised. A copy with another policy stays
+a chat model of its class. Makes no call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import openai
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
@@ -15,8 +16,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from langchain_openai import ChatOpenAI
-from pydantic import ConfigDict, Field, InstanceOf, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, field_validator, model_validator
 
 from lc_service.accounting.prompt import count_messages
 from lc_service.accounting.tokenizer import TokenEstimator, estimator_for
@@ -35,9 +35,19 @@ from lc_service.models.completions import AsyncPlainCompletions, PlainCompletion
 from lc_service.models.dump import CompletionDump
 from lc_service.retry.policy import RetryOn, RetryWithExponentialBackoff
 
+if TYPE_CHECKING:
+    from langchain_openai.chat_models.base import BaseChatOpenAI as MixedInto
+else:
+    # Pydantic takes a field from the first base that has it, whatever the order of methods: a mix-in that had
+    # LangChain's fields as well would undo what ChatOpenAI and AzureChatOpenAI change in them.
+    MixedInto = BaseModel
 
-class ConfiguredChatOpenAI(ChatOpenAI):
-    """What `ReliableChatOpenAI` is before it makes calls; its arguments are described there."""
+
+class ConfiguredChat(MixedInto):
+    """What a reliable chat model is before it makes calls; stands before LangChain's class among the bases.
+
+    Its arguments are described in `ReliableChatOpenAI`.
+    """
 
     retry: InstanceOf[RetryWithExponentialBackoff] = Field(
         default_factory=RetryWithExponentialBackoff, exclude=True
@@ -56,14 +66,19 @@ class ConfiguredChatOpenAI(ChatOpenAI):
     @classmethod
     def lc_id(cls) -> list[str]:
         """Serialise as the ChatOpenAI this is, so that LangChain's cache and `load` know it."""
-        return [*cls.get_lc_namespace(), "ChatOpenAI"]
+        return [*cls.get_lc_namespace(), cls._stock_name()]
 
     def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
         """Serialise under ChatOpenAI's name too: what was cached for it is found."""
         serialized = super().to_json()
         if serialized["type"] == "constructor" and self.name is None:
-            serialized["name"] = "ChatOpenAI"
+            serialized["name"] = self._stock_name()
         return serialized
+
+    @classmethod
+    def _stock_name(cls) -> str:
+        """Return the name of LangChain's class that this is mixed into."""
+        return next(base.__name__ for base in cls.__mro__ if base.__module__.startswith("langchain_openai."))
 
     @field_validator("rate_limits")
     @classmethod
@@ -194,7 +209,11 @@ class ConfiguredChatOpenAI(ChatOpenAI):
         return count_messages(self._estimator(), wire_messages(messages), schemas)
 
     def _estimator(self) -> TokenEstimator:
-        return estimator_for(self.tiktoken_model_name or self.model_name)
+        return estimator_for(self.tiktoken_model_name or self._asked_model())
+
+    def _asked_model(self) -> str:
+        """Return the model's name, for those who count and price."""
+        return self.model_name
 
 
 _CLIENT_FIELDS = ("client", "async_client", "root_client", "root_async_client")

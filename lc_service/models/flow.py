@@ -22,12 +22,13 @@ from lc_service.retry.errors import ErrorKind, classify
 _OVERLOADED_STATUSES = frozenset({503, 529})
 
 
-def limiter_of(model: Any, request: Request) -> RateLimiter | None:
+def limiter_of(model: Any, request: Request, *, deployment: str | None = None) -> RateLimiter | None:
     """Return the limiter that a call goes through; None where the model's `rate_limits` is None.
 
     Args:
         model: A chat model or embeddings of LangChain's, with `rate_limits`.
         request: What it is asked.
+        deployment: What has the limits by itself, whatever key or model name it is asked with.
     """
     limits = read_rate_limits(model.rate_limits)
     if limits is None:
@@ -37,8 +38,8 @@ def limiter_of(model: Any, request: Request) -> RateLimiter | None:
     return limiter_for(
         limits,
         endpoint=str(request.server),
-        credential=(secret, model.openai_organization),
-        model=request.model,
+        credential=(secret, model.openai_organization) if deployment is None else (None, None),
+        model=deployment or request.model,
     )
 
 

@@ -77,10 +77,16 @@ class LoopBoundAsyncClient(httpx2.AsyncClient):
         for stale in [other for other in list(self._bound) if other.is_closed()]:
             self._bound.pop(stale, None)
         client = self._make_client()
+        client.event_hooks["request"].append(self._on_request)
         guard = self._close_with_loop(loop, client)
         self._bound[loop] = (client, guard)
         await anext(guard)
         return client
+
+    async def _on_request(self, request: httpx2.Request) -> None:
+        """Run the hooks that the SDK puts on this object, on redirects as well: Azure's keys stay at home."""
+        for hook in self.event_hooks["request"]:
+            await hook(request)
 
     async def _close_with_loop(
         self, loop: asyncio.AbstractEventLoop, client: httpx2.AsyncClient
@@ -113,13 +119,23 @@ class ProcessBoundClient(httpx2.Client):
         if client is None:
             # Of two threads that meet here one wins. The parent's client stays in the dictionary: closing it
             # here could speak on its connections.
-            client = self._bound.setdefault(os.getpid(), self._make_client())
+            client = self._bound.setdefault(os.getpid(), self._made())
         if (told := watcher.get()) is None:
             return client.send(request, **kwargs)
         told.on_send()
         response = client.send(request, **kwargs)
         told.on_response(response)
         return response
+
+    def _made(self) -> httpx2.Client:
+        client = self._make_client()
+        client.event_hooks["request"].append(self._on_request)
+        return client
+
+    def _on_request(self, request: httpx2.Request) -> None:
+        """Run the hooks that the SDK puts on this object; as `LoopBoundAsyncClient` does."""
+        for hook in self.event_hooks["request"]:
+            hook(request)
 
     def close(self) -> None:
         """Close this process's client; the next request opens a new one."""

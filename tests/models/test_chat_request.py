@@ -207,7 +207,7 @@ def test_structured_output_is_estimated_and_spoils_no_count(
         estimates.append(request.measure().tokens)
         return request
 
-    monkeypatch.setattr("lc_service.models.chat.chat_request", noted)
+    monkeypatch.setattr("lc_service.models.reliable_chat.chat_request", noted)
     model = make_model(model=f"served-{method}-{use_responses_api}", use_responses_api=use_responses_api)
     before = model.get_num_tokens(HARBOUR)
     structured = model.with_structured_output(Invoice, method=method, include_raw=True)
