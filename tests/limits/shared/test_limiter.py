@@ -185,9 +185,13 @@ def test_a_redis_that_is_killed_leaves_each_to_itself_until_it_is_back(
     second = other.acquire(10)
     assert time.monotonic() - began < 1
     second.settle(DONE)
+    couriers = [limiter._shared._courier for limiter in (one, other)]
+    deadline = time.monotonic() + 10
+    while any(courier.is_up for courier in couriers):  # the one sees it when it renews its lease
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     own_server.start()
-    deadline = time.monotonic() + 5
-    while not (one._shared._courier.is_up and other._shared._courier.is_up):
+    while not all(courier.is_up for courier in couriers):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(0.05)  # the one says what it holds
