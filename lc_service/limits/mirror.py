@@ -14,6 +14,8 @@ from lc_service.limits.told import Told
 MIN_TOKEN_RATIO, _MAX_RATIO = 0.02, 32.0
 _RATIO_LOOK_SECONDS, _RATIO_SECONDS = 1.0, 4.0
 """How long, and how far back, it is looked for what the server charges."""
+_RATIO_LOOK_SHARE = 0.75
+"""Of the time that fills the bucket: a look as long as that would always find that it may have run over."""
 _RATIO_PRIOR_SECONDS = 0.1
 _LOOK_SECONDS = 0.25
 """How long responses are looked at before the level is raised."""
@@ -66,13 +68,13 @@ class Mirror:
         self._least_ratio = least_ratio
         self._least_margin_seconds = _MARGIN_SECONDS if least_ratio >= 1 else _TOKEN_MARGIN_SECONDS
         self._margin_seconds = self._least_margin_seconds
-        self._margin_at = now
         self._taken = self._sent = 0.0
         self._adopt(told)
         self._seen: tuple[Mark, float] | None = (mark, told.remaining)
         self._updated_at = self._look_began_at = self._surprised_at = now
         self._least_off = math.inf
         self._newest_at = mark.at
+        self._full_at = -math.inf
         self._least_told = math.inf
         self.level = self._estimate(told.remaining, mark, admitted, now)
 
@@ -101,8 +103,8 @@ class Mirror:
         off = self._estimate(told.remaining, mark, admitted, now) - self.level
         if off < 0:
             self.level += off
-        elif mark.at < self._newest_at - OVERTAKING_SECONDS:
-            return  # an old picture: too much may have happened since
+        elif mark.at < max(self._newest_at - OVERTAKING_SECONDS, self._full_at):
+            return  # an old picture: too much may have happened, or run over, since
         self._newest_at = max(self._newest_at, mark.at)
         self._raise(max(0.0, off), now)
 
@@ -121,15 +123,22 @@ class Mirror:
         if unsent is not None:
             level = self._least_told + now * self.rate_per_second - unsent * self.ratio
             self._refill(now)
-            self.level = max(self.level, min(level, self.capacity + self.margin))
             self._least_told = math.inf
+            if (level := min(level, self.capacity + self.margin)) > self.level:
+                self.level = level
+                self._least_off = math.inf  # else it would be raised by the same once more
+
+    def forget_round(self) -> None:
+        """Take note that of this round something stays unanswered: nobody knows whether it was taken."""
+        self._least_told = -math.inf
 
     def _raise(self, off: float, now: float) -> None:
+        if self._least_off == math.inf:  # after a quiet time, one picture is no agreement
+            self._look_began_at = now
         self._least_off = min(self._least_off, off)
         if now - self._look_began_at >= _LOOK_SECONDS:
             self.level += self._least_off
             self._least_off = math.inf
-            self._look_began_at = now
 
     def _estimate(self, remaining: float, mark: Mark, admitted: float, now: float) -> float:
         """Return the level now of a bucket that had `remaining` when the request of `mark` came."""
@@ -141,7 +150,9 @@ class Mirror:
             self._seen = (mark, remaining)
         seen, before = self._seen
         elapsed_seconds = mark.at - seen.at
-        if elapsed_seconds < _RATIO_LOOK_SECONDS:
+        if elapsed_seconds < min(
+            _RATIO_LOOK_SECONDS, _RATIO_LOOK_SHARE * self.capacity / self.rate_per_second
+        ):
             return
         self._seen = (mark, remaining)
         refilled = before + elapsed_seconds * self.rate_per_second
@@ -205,7 +216,10 @@ class Mirror:
             return
         self._updated_at = now
         full = max(self.level, self.capacity + self.margin)
-        self.level = min(full, self.level + elapsed_seconds * self.rate_per_second)
+        self.level += elapsed_seconds * self.rate_per_second
+        if self.level >= full:
+            self.level, self._full_at = full, now
+            self._least_off = math.inf  # what it was off is made up for
         if self._margin_seconds > self._least_margin_seconds:
             calm = math.exp(-elapsed_seconds / _MARGIN_CALMS_SECONDS)
             self._margin_seconds = max(self._least_margin_seconds, self._margin_seconds * calm)
