@@ -19,6 +19,7 @@ from lc_service.limits.told import DIMENSIONS, Dimension
 from lc_service.models.request import Request
 from lc_service.retry.errors import ErrorKind, classify
 
+_SERVED = 200
 _OVERLOADED_STATUSES = frozenset({503, 529})
 
 
@@ -46,17 +47,18 @@ def limiter_of(model: Any, request: Request, *, deployment: str | None = None) -
 def outcome(error: BaseException | None, record: AttemptRecord) -> Outcome:
     """Return how an attempt ended, as far as rate limits go."""
     is_ok = record.status is AttemptStatus.OK
+    is_admitted = True if is_ok or record.status_code == _SERVED else None
     used_tokens = record.usage.total_tokens if record.certainty is Certainty.MEASURED else None
     if error is None or not isinstance(error, Exception):
         return Outcome(
-            is_admitted=True if is_ok else None,
+            is_admitted=is_admitted,
             used_tokens=used_tokens,
             latency_seconds=record.latency_seconds if is_ok and not record.is_stream else None,
         )
     verdict = classify(error)
     is_rejected = verdict.kind is ErrorKind.RATE_LIMIT
     return Outcome(
-        is_admitted=False if is_rejected else None,
+        is_admitted=False if is_rejected else is_admitted,
         is_rejected=is_rejected,
         is_overloaded=record.status_code in _OVERLOADED_STATUSES,
         exceeded=_exceeded(error) if is_rejected else None,
