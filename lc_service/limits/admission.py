@@ -7,7 +7,7 @@ takes the same time however many wait. Pure: time is an argument, nothing sleeps
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from lc_service.limits.concurrency import Concurrency
 from lc_service.limits.line import Line, Rank
@@ -16,6 +16,7 @@ from lc_service.limits.mirror import Mark
 from lc_service.limits.pause import Pause
 from lc_service.limits.rate_limits import RateLimits
 from lc_service.limits.told import DIMENSIONS, Dimension, Told, read_told
+from lc_service.limits.waiting import Waiting, units_of
 
 _SOONER_SECONDS = 0.001
 """A wait that became shorter by less than this is not worth waking anybody."""
@@ -44,21 +45,6 @@ class Outcome(NamedTuple):
 
 
 _UNUSED = Outcome(used_tokens=0)
-
-
-class Waiting(Protocol):
-    """One attempt that wants to be sent."""
-
-    tokens: int
-    party: Hashable
-    is_retry: bool
-    is_admitted: bool
-    ready_at: float | None
-    marks: Sequence[Mark]
-    told: Sequence[Told | None]
-
-    def wake(self) -> bool:
-        """Tell whoever waits for it to look again; False where nobody ever will."""
 
 
 class Admission:
@@ -197,7 +183,9 @@ class Admission:
         self._unseen_count -= not waiting.told
         waiting.told = [read_told(headers, name) for name in DIMENSIONS]
         for meter, told, mark in zip(self._meters, waiting.told, waiting.marks, strict=True):
-            if told is not None:
+            if told is None:
+                meter.forget_round()
+            else:
                 meter.see(told, mark, now, is_last=not self._unseen_count)
                 self._concurrency.trust()
         self.admit(now)
@@ -211,26 +199,33 @@ class Admission:
     def _end(self, waiting: Waiting, outcome: Outcome, now: float) -> None:
         if not waiting.marks[0].is_sent:
             self.send(waiting, now)
-        self._unseen_count -= not waiting.told
+        if not waiting.told:
+            self._unseen_count -= 1
+            for meter in self._meters:
+                meter.forget_round()
         marks, waiting.marks = waiting.marks, ()
-        if outcome.latency_seconds is not None:
-            self._concurrency.answered(outcome.latency_seconds, now)
-        if outcome.is_overloaded:
-            self._concurrency.overloaded(marks[0].at, now)
-        self._concurrency.leave()
-        places = self._places.pop(waiting.party) - 1
-        if places:
-            self._places[waiting.party] = places
+        self._leave_place(waiting.party, outcome, marks[0].at, now)
+        if outcome.is_rejected:
+            self._reject(waiting, marks, outcome, now)
+            return
         for meter, mark in zip(self._meters, marks, strict=True):
             if outcome.is_admitted:
                 meter.admitted(mark, now)
                 self._pause.prove(mark, now)
-            elif not outcome.is_rejected:
+            else:
                 meter.void(mark, now)
-        if outcome.is_rejected:
-            self._reject(waiting, marks, outcome, now)
-        elif outcome.used_tokens is not None:
+        if outcome.used_tokens is not None:
             self._meters[1].give_back(marks[1].cost - outcome.used_tokens)
+
+    def _leave_place(self, party: Hashable, outcome: Outcome, sent_at: float, now: float) -> None:
+        if outcome.latency_seconds is not None:
+            self._concurrency.answered(outcome.latency_seconds, now)
+        if outcome.is_overloaded:
+            self._concurrency.overloaded(sent_at, now)
+        self._concurrency.leave()
+        places = self._places.pop(party) - 1
+        if places:
+            self._places[party] = places
 
     def _reject(self, waiting: Waiting, marks: Sequence[Mark], outcome: Outcome, now: float) -> None:
         told = waiting.told or (None, None)
@@ -248,11 +243,6 @@ class Admission:
     def _is_at_a_loss(self, told: Sequence[Told | None]) -> bool:
         """Whether a rejection tells nothing though the server's other answers do."""
         return not any(told) and any(meter.mirror is not None for meter in self._meters)
-
-
-def units_of(waiting: Waiting) -> tuple[float, float]:
-    """Return what it takes of each limit."""
-    return 1.0, float(waiting.tokens)
 
 
 def _exceeded(told: Sequence[Told | None], marks: Sequence[Mark]) -> Dimension:

@@ -18,7 +18,7 @@ _BELIEVED_SECONDS = 60.0
 """How long a limit keeps requests from being sent: only an answer tells that it was raised."""
 
 _UNDERRECKONED = 4.0
-"""How many times its reckoning a request may be charged, where a rejection's headers leave room for it."""
+"""How many times its tokens a request may be charged, where a rejection's headers leave room for it."""
 
 
 class Meter:
@@ -148,6 +148,11 @@ class Meter:
         self._follow(self._congestion.rate_per_second(now), now)
         self._told_at = now
 
+    def forget_round(self) -> None:
+        """Take note that a request ended and nobody was told what it took."""
+        if self.mirror is not None:
+            self.mirror.forget_round()
+
     def _follow(self, found: float | None, now: float) -> None:
         """Set the pace by the least rate that is known."""
         told = math.inf if self.mirror is None else self.mirror.rate_per_second
@@ -183,7 +188,8 @@ class Meter:
         self.void(mark, now)
         if self.mirror is not None:
             self.mirror.forget_look()
-            most = _UNDERRECKONED if self._is_exact(self.mirror, now) else 1.0
+            may_cost_more = self.dimension == "tokens" and self._is_exact(self.mirror, now)
+            most = _UNDERRECKONED if may_cost_more else 1.0
             if told is not None and told.remaining < mark.cost * self.mirror.ratio * most:
                 self.mirror.rejected(mark, now)
                 return  # as its headers say: the level has been corrected by them

@@ -686,3 +686,21 @@ def test_requests_of_no_tokens_can_be_rejected(exceeded):
     at_once(admission, START + 10.25, REJECTED._replace(exceeded=exceeded))
     assert admission.in_flight_count == 0
     assert join(admission, START + 11).is_admitted
+
+
+def test_a_request_that_timed_out_may_have_been_charged():
+    """The least that the others of its round were told does not know of it."""
+    admission = line_of()
+    said = {"limit_requests": 3_000, "reset_requests": "1s"}
+    first = join(admission)
+    admission.send(first, START)
+    admission.see(first, headers(remaining_requests=9, **said), START)
+    admission.settle(first, ALONE, START)
+    answered, lost = join(admission), join(admission)
+    for ticket in (answered, lost):
+        admission.send(ticket, START)
+    admission.settle(lost, Outcome(), START)
+    admission.see(answered, headers(remaining_requests=9, **said), START)
+    mirror = admission._meters[0].mirror
+    assert mirror is not None
+    assert mirror.level == 7

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
-from lc_service.limits.admission import Admission, Outcome, Waiting, units_of
+from lc_service.limits.admission import Admission, Outcome
 from lc_service.limits.mirror import Mark
 from lc_service.limits.pace import Pace
 from lc_service.limits.rate_limits import RateLimits
@@ -19,6 +19,7 @@ from lc_service.limits.shared.courier import Courier
 from lc_service.limits.shared.learning import Learning
 from lc_service.limits.shared.ticket import Ticket
 from lc_service.limits.told import DIMENSIONS
+from lc_service.limits.waiting import Waiting, units_of
 
 _PATIENCE_SECONDS = 1.0
 """How long a reply is waited for that neither comes nor fails."""

@@ -9,13 +9,13 @@ import hashlib
 from collections.abc import Hashable
 
 from lc_service import clock
-from lc_service.limits.admission import Waiting
 from lc_service.limits.limiter import RateLimiter
 from lc_service.limits.rate_limits import RateLimits
 from lc_service.limits.shared.admission import SharedAdmission
 from lc_service.limits.shared.call import Reply
 from lc_service.limits.shared.courier import Courier
 from lc_service.limits.shared.ticket import Ticket
+from lc_service.limits.waiting import Waiting
 
 _PREFIX = "lc_service:limits:"
 
