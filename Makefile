@@ -48,6 +48,7 @@ bench: $(VENV)/dev.stamp  ## measure each part, and flow beside its peers (an ho
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/accounting.py
 	$(BIN)/python benchmarks/scenarios.py $(if $(QUICK),--quick --results .bench,--results benchmarks/results) $(ARGS)
+	$(BIN)/python benchmarks/redis_limits.py
 	$(BIN)/python benchmarks/calls.py
 
 notebook:  $(VENV)/dev.stamp  ## open the notebooks in JupyterLab
