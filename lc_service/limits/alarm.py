@@ -43,21 +43,31 @@ class ThreadAlarm(threading.Event):
 
 
 class TaskAlarm:
-    """Wakes one task of the event loop that it is made in, once.
+    """Wakes one task of the event loop that it is made in, once, or as often as it is renewed.
 
     Attributes:
+        loop: That loop.
         future: What the task waits for.
     """
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[None] = self._loop.create_future()
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[None] = self.loop.create_future()
+        self._thread_id = threading.get_ident()
 
     def set(self) -> None:
         """Wake the task, or do not let it wait."""
-        with suppress(RuntimeError):  # that loop is closed
-            self._loop.call_soon_threadsafe(self._finish)
+        if threading.get_ident() == self._thread_id:
+            self._finish()
+        else:
+            with suppress(RuntimeError):  # that loop is closed
+                self.loop.call_soon_threadsafe(self._finish)
+
+    def renew(self) -> None:
+        """Make it ring again where it has. For the task itself, which then looks before it waits."""
+        if self.future.done():
+            self.future = self.loop.create_future()
 
     def _finish(self) -> None:
-        if not self.future.done():
+        if not self.future.done() and not self.loop.is_closed():
             self.future.set_result(None)

@@ -11,13 +11,13 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from lc_service import clock
 from lc_service.limits.admission import Admission, Outcome
-from lc_service.limits.alarm import ThreadAlarm
+from lc_service.limits.alarm import TaskAlarm, ThreadAlarm
 from lc_service.limits.mirror import Mark
 from lc_service.limits.rate_limits import LEARNED, RateLimits
 from lc_service.limits.told import Told
@@ -62,10 +62,10 @@ class Permit:
         self.ready_at: float | None = None
         self.marks: Sequence[Mark] = ()
         self.told: Sequence[Told | None] = ()
-        self._alarm: Callable[[], ThreadAlarm | _TaskAlarm | None] = _no_alarm
+        self._alarm: Callable[[], ThreadAlarm | TaskAlarm | None] = _no_alarm
         self._limiter = limiter
 
-    def wait_with(self, alarm: ThreadAlarm | _TaskAlarm) -> None:
+    def wait_with(self, alarm: ThreadAlarm | TaskAlarm) -> None:
         """Be woken by `alarm`, which is not kept: a task that nobody else knows any more can be collected."""
         self._alarm = weakref.ref(alarm)
 
@@ -81,7 +81,7 @@ class Permit:
     def is_gone(self) -> bool:
         """Whether its event loop is closed: it will never look again."""
         alarm = self._alarm()
-        return isinstance(alarm, _TaskAlarm) and alarm.loop.is_closed()
+        return isinstance(alarm, TaskAlarm) and alarm.loop.is_closed()
 
     def send(self) -> None:
         """Say that the request goes out now; never blocks."""
@@ -150,11 +150,12 @@ class RateLimiter:
         try:
             self.post(self._join, permit)
             if not permit.is_admitted:
-                alarm = _TaskAlarm()
+                alarm = TaskAlarm()
                 permit.wait_with(alarm)
                 while not permit.is_admitted:
-                    await alarm.wait(permit)
+                    await clock.async_wait(alarm.future, _seconds_left(permit))
                     self._look(permit)
+                    alarm.renew()  # what rang until here is read off the permit
         except BaseException:
             self.post(self.admission.leave, permit)
             raise
@@ -220,30 +221,3 @@ def _seconds_left(permit: Permit) -> float | None:
 
 def _no_alarm() -> None:
     return None
-
-
-class _TaskAlarm:
-    """Wakes one task, from its own thread or from another, as often as it waits."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._thread_id = threading.get_ident()
-        self._future = self.loop.create_future()
-
-    async def wait(self, permit: Permit) -> None:
-        if self._future.done():
-            self._future = self.loop.create_future()
-            if permit.is_admitted:  # rung in between
-                return
-        await clock.async_wait(self._future, _seconds_left(permit))
-
-    def set(self) -> None:
-        if threading.get_ident() == self._thread_id:
-            self._finish()
-        else:
-            with suppress(RuntimeError):  # closed in between
-                self.loop.call_soon_threadsafe(self._finish)
-
-    def _finish(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
