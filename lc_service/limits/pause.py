@@ -1,7 +1,7 @@
 """When a rejection holds everybody back: for as long as it says, or, where it says nothing, until a proof.
 
 Invariant: ends at once when a request that was sent later comes through. In the dark it doubles with each
-request that meets the same end, and lets one go after each. Pure: time is an argument.
+request that meets the same end. Then, and where more was asked for than is kept, one goes after each. Pure.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ class Pause:
         now: The time.
     """
 
-    __slots__ = ("_by", "_dark_at", "_dark_seconds", "_until")
+    __slots__ = ("_by", "_dark_at", "_dark_seconds", "_is_cut", "_until")
 
     def __init__(self, now: float) -> None:
         self._until = now
         self._by: Mark | None = None
         self._dark_seconds = 0.0
         self._dark_at = now
+        self._is_cut = False
 
     @property
     def until(self) -> float:
@@ -52,6 +53,7 @@ class Pause:
 
     def begin(self, seconds: float, mark: Mark, now: float) -> None:
         """Hold everybody back because the request of `mark` was told to wait."""
+        self._is_cut = self._is_cut or seconds > MAX_PAUSE_SECONDS
         seconds = min(seconds, MAX_PAUSE_SECONDS)
         seconds *= 1 + _RELEASE_JITTER * random.random()  # noqa: S311  jitter, not cryptography
         self._until = max(self._until, now + seconds)
@@ -66,8 +68,10 @@ class Pause:
         self.begin(self._dark_seconds, mark, now)
 
     def let_go(self, now: float) -> None:
-        """Take note that a request is let go: in the dark, the next goes a pause later."""
-        if self.is_dark:
+        """Take note that a request is let go: in the dark, or too soon, and the next goes a pause later."""
+        if self._is_cut:
+            self._until = max(self._until, now + MAX_PAUSE_SECONDS)
+        elif self.is_dark:
             self._until = max(self._until, now + self._dark_seconds)
 
     def prove(self, mark: Mark, now: float) -> None:
@@ -76,3 +80,4 @@ class Pause:
             self._by = None
             self._until = now
             self._dark_seconds = 0.0
+            self._is_cut = False

@@ -37,6 +37,33 @@ def test_the_longest_pause_is_a_minute():
     assert pause.seconds_left(START, is_retry=False) <= MAX_PAUSE_SECONDS * 1.1
 
 
+def test_where_more_was_asked_for_one_asks_after_each_minute_until_it_comes_through():
+    """A day's limit that is used up: a hundred that ask at once after a minute would be rejected at once."""
+    admission = Admission(LEARNED, START)
+    attempts = [Attempt(call) for call in range(100)]
+    asked = 0
+    now = START
+    for attempt in attempts:
+        admission.join(attempt, now)
+    for minute in range(4):
+        going = [attempt for attempt in attempts if attempt.marks]
+        assert len(going) == (4 if minute == 0 else 1)
+        for attempt in going:
+            admission.send(attempt, now)
+        for attempt in going:
+            admission.settle(attempt, REJECTED._replace(retry_after_seconds=7_200.0), now + 0.1)
+            asked += 1
+        first = admission.first
+        assert first is not None
+        assert 60 <= first.ready_at - now <= 67
+        now = first.ready_at
+        admission.admit(now)
+    (proof,) = (attempt for attempt in attempts if attempt.marks)
+    admission.send(proof, now)
+    admission.settle(proof, Outcome(is_admitted=True), now + 0.1)
+    assert sum(bool(attempt.marks) for attempt in attempts) >= 4
+
+
 def test_a_shorter_pause_ends_no_longer_one():
     pause = Pause(START)
     pause.begin(10.0, sent(START), START)
