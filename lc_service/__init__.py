@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from lc_service.limits.circuit import CircuitBreaker
     from lc_service.limits.hedge import Hedge
     from lc_service.limits.rate_limits import RateLimits
+    from lc_service.models.azure import ReliableAzureChatOpenAI, ReliableAzureOpenAIEmbeddings
+    from lc_service.models.by_name import init_chat_model
     from lc_service.models.chat import ReliableChatOpenAI
     from lc_service.models.embeddings import ReliableOpenAIEmbeddings
     from lc_service.retry.event import RetryEvent
@@ -52,6 +54,8 @@ _HOME = {
     "ModelPrice": "lc_service.accounting.pricing.cost",
     "OpenAIService": "lc_service.service",
     "RateLimits": "lc_service.limits.rate_limits",
+    "ReliableAzureChatOpenAI": "lc_service.models.azure",
+    "ReliableAzureOpenAIEmbeddings": "lc_service.models.azure",
     "ReliableChatOpenAI": "lc_service.models.chat",
     "ReliableOpenAIEmbeddings": "lc_service.models.embeddings",
     "RequestExceedsLimitError": "lc_service.retry.exceptions",
@@ -66,6 +70,7 @@ _HOME = {
     "TruncatedResponseError": "lc_service.retry.exceptions",
     "UsageLedger": "lc_service.accounting.ledger.ledger",
     "UsageReport": "lc_service.accounting.usage_report",
+    "init_chat_model": "lc_service.models.by_name",
     "set_price": "lc_service.accounting.pricing.cost",
     "track_usage": "lc_service.accounting.tracker",
     "with_retry": "lc_service.retry.runnable",
@@ -84,6 +89,8 @@ __all__ = [
     "ModelPrice",
     "OpenAIService",
     "RateLimits",
+    "ReliableAzureChatOpenAI",
+    "ReliableAzureOpenAIEmbeddings",
     "ReliableChatOpenAI",
     "ReliableOpenAIEmbeddings",
     "RequestExceedsLimitError",
@@ -98,6 +105,7 @@ __all__ = [
     "TruncatedResponseError",
     "UsageLedger",
     "UsageReport",
+    "init_chat_model",
     "set_price",
     "track_usage",
     "with_retry",

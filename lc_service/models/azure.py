@@ -88,6 +88,10 @@ class ReliableAzureOpenAIEmbeddings(ReliableEmbeddings, AzureOpenAIEmbeddings):
         openai.OpenAIError, BudgetExceeded, ...: As `ReliableOpenAIEmbeddings`.
     """
 
+    def _asked_model(self) -> str | None:
+        # LangChain's default is no answer to what is behind a deployment.
+        return None if "model" in self.model_fields_set else self.deployment
+
     def _limiter(self, request: Request) -> RateLimiter | None:
         return limiter_of(self, request, deployment=self.deployment or request.model)
 
@@ -96,8 +100,7 @@ class FilteredAnswerError(openai.ContentFilterFinishReasonError, ValueError):
     """The content filter took an answer away; what it cost is on `completion`."""
 
     def __init__(self, completion: ChatCompletion) -> None:
-        super().__init__()
-        self.completion = completion
+        super().__init__(completion=completion)
 
     def __str__(self) -> str:
         return "Azure has not provided the response due to a content filter being triggered"

@@ -45,6 +45,7 @@ class Terms:
         accounts: Budgets and ledgers.
         limiter: Tells which rate limiter a request goes through.
         circuit_breaker: When to leave a dead endpoint alone.
+        asked_model: What the model is called by those who count and price; None for what is sent.
     """
 
     retry: RetryWithExponentialBackoff
@@ -52,6 +53,7 @@ class Terms:
     accounts: Accounts = NO_ACCOUNTS
     limiter: Callable[[Request], RateLimiter | None] = lambda _: None
     circuit_breaker: CircuitBreaker | None = None
+    asked_model: str | None = None
 
 
 class RetriedEmbeddings:
@@ -72,7 +74,7 @@ class RetriedEmbeddings:
         terms = self._terms()  # now: a model's fields may be set at any time
         manager = CallbackManager.configure(local_callbacks=terms.callbacks, **_inherited(ensure_config()))
         (run,) = manager.on_llm_start(_SERIALIZED, [_describe(input)], invocation_params={"model": model})
-        request = _request(self.resource, input, model)
+        request = _request(self.resource, input, terms.asked_model or model)
         call = Call(request, terms.accounts, run, terms.limiter(request))
 
         def attempt() -> CreateEmbeddingResponse:
@@ -106,7 +108,7 @@ class AsyncRetriedEmbeddings:
             local_callbacks=terms.callbacks, **_inherited(ensure_config())
         )
         run = await _astart(manager, _describe(input), model)
-        request = _request(self.resource, input, model)
+        request = _request(self.resource, input, terms.asked_model or model)
         call = Call(request, terms.accounts, run, terms.limiter(request))
 
         async def attempt() -> CreateEmbeddingResponse:

@@ -32,7 +32,7 @@ from lc_service.models.flow import outcome, response_headers
 from lc_service.models.guard import guarded, log_once
 from lc_service.models.http import watcher
 from lc_service.models.request import Accounts, Request
-from lc_service.retry.errors import TruncatedResponseError, classify
+from lc_service.retry.errors import TruncatedResponseError, classify, request_id
 
 if TYPE_CHECKING:
     from lc_service.accounting.budget import Reservation
@@ -360,7 +360,7 @@ class Attempt(Evidence):
             status_code=getattr(verdict, "status_code", None) if response is None else response.status_code,
             request_id=getattr(verdict, "request_id", None)
             if response is None
-            else response.headers.get("x-request-id"),
+            else request_id(response.headers),
             is_stream=call.request.is_stream,
             tags=call.tags,
             metadata=call.metadata,

@@ -86,7 +86,11 @@ class ReliableEmbeddings(MixedInto):
             accounts=accounts(self.budget, self.ledger, self.telemetry),
             limiter=self._limiter,
             circuit_breaker=self.circuit_breaker,
+            asked_model=self._asked_model(),
         )
+
+    def _asked_model(self) -> str | None:
+        return None  # what is sent
 
     def _limiter(self, request: Request) -> RateLimiter | None:
         return limiter_of(self, request)

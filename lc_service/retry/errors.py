@@ -83,8 +83,13 @@ def classify(exc: BaseException) -> Verdict:
         is_transient=is_transient,
         retry_after_seconds=retry_after_seconds(headers) if headers else None,
         status_code=_status_code(exc),
-        request_id=headers.get("x-request-id"),
+        request_id=request_id(headers),
     )
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """Return what a response is known by to its server: OpenAI's name for it, or that of Azure's gateway."""
+    return headers.get("x-request-id") or headers.get("apim-request-id")
 
 
 def _headers(exc: BaseException) -> Mapping[str, str]:
@@ -181,6 +186,8 @@ def _code_kind(exc: openai.APIError) -> ErrorKind | None:
     # A 429 for a request above the whole minute's limit: no wait makes it fit.
     if "Request too large" in str(exc.message) and (not is_status or _status_code(exc) == 429):
         return ErrorKind.REQUEST_TOO_LARGE
+    if _status_code(exc) == 429 and (retry_after_seconds(_headers(exc)) or 0) >= _NEVER_SECONDS:
+        return ErrorKind.REQUEST_TOO_LARGE
     for word in (exc.code, exc.type):
         kind = CODE_KINDS.get(str(word))  # servers send any JSON here, also what cannot be hashed
         # invalid_request_error is also the type of errors whose status says more
@@ -191,6 +198,9 @@ def _code_kind(exc: openai.APIError) -> ErrorKind | None:
         return _kind_of_status(int(str(exc.code)))
     return None
 
+
+# What Azure tells whoever asks for more than the whole minute's limit: to come back in a day.
+_NEVER_SECONDS = 86_400
 
 _STATUS_KINDS = {
     401: ErrorKind.AUTHENTICATION,
