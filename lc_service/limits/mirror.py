@@ -150,9 +150,7 @@ class Mirror:
             self._seen = (mark, remaining)
         seen, before = self._seen
         elapsed_seconds = mark.at - seen.at
-        if elapsed_seconds < min(
-            _RATIO_LOOK_SECONDS, _RATIO_LOOK_SHARE * self.capacity / self.rate_per_second
-        ):
+        if elapsed_seconds < self._ratio_look_seconds:
             return
         self._seen = (mark, remaining)
         refilled = before + elapsed_seconds * self.rate_per_second
@@ -168,6 +166,12 @@ class Mirror:
     def _reckon_ratio(self) -> None:
         ratio = (self._taken + self._prior) / (self._sent + self._prior)
         self.ratio = min(max(ratio, self._least_ratio), _MAX_RATIO)
+
+    @property
+    def _ratio_look_seconds(self) -> float:
+        if self._least_ratio >= 1:  # only neighbours make a request cost more: no hurry to make room for them
+            return _RATIO_LOOK_SECONDS
+        return min(_RATIO_LOOK_SECONDS, _RATIO_LOOK_SHARE * self.capacity / self.rate_per_second)
 
     @property
     def _prior(self) -> float:
