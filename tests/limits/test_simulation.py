@@ -12,6 +12,7 @@ from simulation.result import run
 from simulation.scenario import Bound, Scenario
 from simulation.world import NETWORK_SECONDS, World
 
+from lc_service.limits.rate_limits import RateLimits
 from lc_service.simulator import ServerLimits
 
 SEEDS = (1, 2)
@@ -39,6 +40,24 @@ CELLS = (
         bound=Bound(rejected_share=0.02, followed_seconds=3.0),
     ),
     Scenario(name="clock off", limits=RPM, items=800, drift=0.01, bound=HONEST),
+    Scenario(name="reckoned too large", limits=TPM, items=400, tokens=MIXED, reckoned=1.5, bound=HONEST),
+    Scenario(
+        name="reckoned too small", limits=TPM, items=400, tokens=MIXED, reckoned=0.7,
+        bound=Bound(floor_ratio=1.02, rejected_share=0.025),
+    ),
+    Scenario(
+        name="slow answers", limits=RPM, items=1_500, workers=1_000, latency_seconds=10.0,
+        bound=Bound(floor_ratio=1.25, rejected_share=0.01),
+    ),
+    Scenario(
+        name="slow answers, a number of the user's", limits=RPM, items=1_500, workers=1_000,
+        latency_seconds=10.0, told=RateLimits(max_concurrency=4_096),
+        bound=Bound(floor_ratio=1.05, rejected_share=0.02),
+    ),
+    Scenario(
+        name="slow answers, no headers", limits=replace(RPM, headers="none"), items=600, workers=600,
+        latency_seconds=10.0, bound=Bound(floor_ratio=2.6, rejected_share=0.05),
+    ),
 )  # fmt: skip
 
 
@@ -80,8 +99,12 @@ def test_waiting_costs_about_a_look_for_each_item():
 
 
 def test_processes_that_share_nothing_come_through_all_the_same():
+    """Each is the others' neighbour; with many more of them retries run out, and a Redis is what helps."""
     scenario = Scenario(name="four", limits=RPM, items=400, processes=4, workers=16)
-    assert run(scenario, 1).lost == 0
+    results = [run(scenario, seed) for seed in range(1, 6)]
+    assert max(result.floor_ratio for result in results) <= 1.10
+    assert max(result.rejected_share for result in results) <= 0.12
+    assert sum(result.lost for result in results) <= 1
 
 
 def test_a_clocks_error_makes_no_difference_as_long_as_it_runs_true():
