@@ -7,10 +7,12 @@ import http.server
 import inspect
 import json
 import pickle
+import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -546,3 +548,13 @@ def test_what_was_dumped_loads_as_azurechatopenai(make: Any) -> None:
 def test_tokens_are_counted_without_a_download(make: Any) -> None:
     assert make().get_num_tokens("Hello there, how are you?") > 3
     assert make(model="gpt-4.1-mini").get_num_tokens_from_messages([HumanMessage("Hello")]) > 3
+
+
+def test_the_guides_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "interoperation.md"
+    (example,) = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", AZURE_KEY)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["model"].deployment_name == "house"
+    assert names["embeddings"].deployment == "vectors"
