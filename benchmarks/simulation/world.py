@@ -197,6 +197,7 @@ class Process:
         if alarm != attempt.alarms:
             return  # woken in between
         self.world.log.looks += 1
+        attempt.ready_at = None  # as the limiter: whoever is first now is told anew
         self.admission.admit(self.now)
         if alarm == attempt.alarms and attempt.ready_at is not None:
             self._sleep(attempt, attempt.ready_at)
