@@ -25,7 +25,7 @@ _SURPRISE_RATIO = 1.25
 _ENOUGH = 1e-6
 """Units that are not worth a wait."""
 
-_MARGIN_SECONDS, _TOKEN_MARGIN_SECONDS, _MAX_MARGIN_SECONDS = 0.01, 0.01, 0.2
+_MARGIN_SECONDS, _MAX_MARGIN_SECONDS = 0.01, 0.2
 _MARGIN_CALMS_SECONDS = 30.0
 _WHOLE_UNITS_FROM = 20
 """Capacity from which the fraction that `remaining` hides is kept free."""
@@ -66,8 +66,7 @@ class Mirror:
     def __init__(self, told: Told, mark: Mark, admitted: float, now: float, *, least_ratio: float) -> None:
         self.ratio = 1.0
         self._least_ratio = least_ratio
-        self._least_margin_seconds = _MARGIN_SECONDS if least_ratio >= 1 else _TOKEN_MARGIN_SECONDS
-        self._margin_seconds = self._least_margin_seconds
+        self._margin_seconds = _MARGIN_SECONDS
         self._taken = self._sent = 0.0
         self._adopt(told)
         self._seen: tuple[Mark, float] | None = (mark, told.remaining)
@@ -224,6 +223,6 @@ class Mirror:
         if self.level >= full:
             self.level, self._full_at = full, now
             self._least_off = math.inf  # what it was off is made up for
-        if self._margin_seconds > self._least_margin_seconds:
+        if self._margin_seconds > _MARGIN_SECONDS:
             calm = math.exp(-elapsed_seconds / _MARGIN_CALMS_SECONDS)
-            self._margin_seconds = max(self._least_margin_seconds, self._margin_seconds * calm)
+            self._margin_seconds = max(_MARGIN_SECONDS, self._margin_seconds * calm)
