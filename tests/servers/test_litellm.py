@@ -37,16 +37,6 @@ def wait_for_a_minute_with(needed_seconds: float) -> None:
 
 
 @pytest.mark.timeout(200)
-def test_a_batch_within_the_limit_goes_through_at_once(litellm):
-    wait_for_a_minute_with(15)
-    model = litellm.chat(model="mock-120-a-minute")
-    with track_usage() as usage:
-        answers = model.batch(["hello"] * 40)
-    assert [answer.text for answer in answers] == ["let through"] * 40
-    assert usage.attempts == 40
-
-
-@pytest.mark.timeout(200)
 async def test_a_batch_above_the_limit_finishes_without_loss(litellm):
     model = litellm.chat(model="mock-120-a-minute")
     with track_usage() as usage:
@@ -54,6 +44,16 @@ async def test_a_batch_above_the_limit_finishes_without_loss(litellm):
     assert [answer.text for answer in answers] == ["let through"] * 150
     assert usage.group_by("status")["ok"].attempts == usage.calls == 150
     assert usage.attempts <= 200, "in the dark one asks at a time"
+
+
+@pytest.mark.timeout(200)
+def test_a_batch_within_the_limit_goes_through_at_once(litellm):
+    wait_for_a_minute_with(15)
+    model = litellm.chat(model="mock-120-a-minute")
+    with track_usage() as usage:
+        answers = model.batch(["hello"] * 40)
+    assert [answer.text for answer in answers] == ["let through"] * 40
+    assert usage.attempts == 40
 
 
 @pytest.mark.timeout(200)
