@@ -162,7 +162,8 @@ def test_a_v3_stream_that_is_left_is_counted_as_such(clean_bench: Any) -> None:
         gc.collect()  # LangChain's stream has no close, and refers to itself
     assert clean_bench.sim.wait_until_idle()
     assert (usage.calls, usage.estimated) == (1, 1)
-    assert usage.total.input_tokens == clean_bench.sim.bill.total.input_tokens
+    # an estimate, as good as what this process has seen of the model so far
+    assert usage.total.input_tokens == pytest.approx(clean_bench.sim.bill.total.input_tokens, rel=0.35)
 
 
 # --- a cache in SQLite ------------------------------------------------------------------------------------
