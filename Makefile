@@ -4,7 +4,7 @@ VENV ?= .venv
 INSTALL_SECONDS ?= 600
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-servers check format bench notebook clean
+.PHONY: demo test test-servers check format graphs bench notebook clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -40,6 +40,9 @@ check: $(VENV)/dev.stamp  ## lint, types, layers
 format: $(VENV)/dev.stamp  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+graphs: $(VENV)/dev.stamp  ## draw the chains into docs/chain-graphs.md
+	$(BIN)/python docs/draw_chains.py
 
 bench: $(VENV)/dev.stamp  ## measure each part, and flow beside its peers (an hour; QUICK=1: some minutes)
 	$(BIN)/python benchmarks/simulator_throughput.py

@@ -32,8 +32,10 @@ PROMPT_VERSION = "1"
 _SYSTEM = """\
 You are a helpful assistant. Answer accurately and to the point, in the language of the user. If \
 you do not know something, say so instead of guessing."""
-CHAT_PROMPT = ChatPromptTemplate.from_messages([("system", _SYSTEM), ("placeholder", "{messages}")])
-_OWN_SYSTEM_PROMPT = ChatPromptTemplate.from_messages([("system", "{system}"), ("placeholder", "{messages}")])
+CHAT_PROMPT = ChatPromptTemplate([("system", _SYSTEM), ("placeholder", "{messages}")], name="chat_prompt")
+_OWN_SYSTEM_PROMPT = ChatPromptTemplate(
+    [("system", "{system}"), ("placeholder", "{messages}")], name="own_system_prompt"
+)
 
 
 class InputTooLongError(ValueError):

@@ -98,7 +98,7 @@ class Condense(Runnable[dict[str, Any], PromptValue]):
         graph.add_edge(first, start)
         whole, *others = (graph.add_node(prompt) for prompt in self._prompts.of(self._strategy))
         graph.add_edge(start, whole, "it fits")
-        graph.add_edge(whole, end := graph.add_node(self, id="last prompt"))
+        graph.add_edge(whole, end := graph.add_node(self, id="last_prompt"))
         previous = start
         for node in others:
             graph.add_edge(previous, node, "it is longer" if previous is start else None)

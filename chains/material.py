@@ -12,7 +12,7 @@ from itertools import count
 from typing import Annotated, Any, TypeVar
 
 from langchain_core.runnables import Runnable, RunnableConfig
-from pydantic import AfterValidator, TypeAdapter
+from pydantic import AfterValidator, BaseModel, RootModel, TypeAdapter, create_model
 from typing_extensions import override
 
 InputT = TypeVar("InputT")
@@ -78,6 +78,10 @@ class CheckedInput(Runnable[InputT, dict[str, Any]]):
     @override
     def OutputType(self) -> type[dict[str, Any]]:
         return dict[str, Any]
+
+    @override
+    def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+        return create_model(self._input_type.__name__, __base__=RootModel[self._input_type])  # type: ignore[name-defined]  # a type that is known at run time
 
     @override
     def invoke(self, input: InputT, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:

@@ -75,8 +75,9 @@ def _example_messages() -> list[BaseMessage]:
     return messages
 
 
-REWRITE_PROMPT = ChatPromptTemplate.from_messages(
-    [("system", _SYSTEM), *_example_messages(), ("human", _HUMAN)]
+REWRITE_PROMPT = ChatPromptTemplate(
+    [("system", _SYSTEM), *_example_messages(), ("human", _HUMAN)],
+    name="rewrite_prompt",
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,12 @@ def test_the_example_runs(task, server, capsys):
     out = capsys.readouterr().out
     assert out == printed or re.fullmatch(printed, out)
     assert not server.script
+
+
+def test_the_drawings_are_those_of_the_chains():
+    drawn = runpy.run_path(str(DOCS.with_name("draw_chains.py")))
+    assert drawn["PAGE"].read_text(encoding="utf-8") == drawn["draw"](), "run make graphs"
+    assert set(drawn["chains"]()) == set(SCRIPTS)
 
 
 def test_the_prompts_are_those_of_the_table():
