@@ -33,6 +33,7 @@ from lc_service.models.client import (
 )
 from lc_service.models.completions import AsyncPlainCompletions, PlainCompletions
 from lc_service.models.dump import CompletionDump
+from lc_service.models.request import BudgetField, LedgerField, RateLimitsField, TelemetryField
 from lc_service.retry.policy import RetryOn, RetryWithExponentialBackoff
 
 if TYPE_CHECKING:
@@ -52,10 +53,10 @@ class ConfiguredChat(MixedInto):
     retry: InstanceOf[RetryWithExponentialBackoff] = Field(
         default_factory=RetryWithExponentialBackoff, exclude=True
     )
-    budget: Any = Field(default=None, exclude=True)
-    ledger: Any = Field(default=None, exclude=True)
-    telemetry: Any = Field(default=None, exclude=True)
-    rate_limits: Any = Field(default=LEARNED, exclude=True)
+    budget: BudgetField = Field(default=None, exclude=True)
+    ledger: LedgerField = Field(default=None, exclude=True)
+    telemetry: TelemetryField = Field(default=None, exclude=True)
+    rate_limits: RateLimitsField = Field(default=LEARNED, exclude=True)
     circuit_breaker: InstanceOf[CircuitBreaker] | None = Field(default_factory=CircuitBreaker, exclude=True)
     hedge: InstanceOf[Hedge] | None = Field(default=None, exclude=True)
     stream_usage: bool | None = True

@@ -25,7 +25,14 @@ from lc_service.models.client import (
 from lc_service.models.concurrency import work_in_order
 from lc_service.models.embedding_request import AsyncRetriedEmbeddings, RetriedEmbeddings, Terms
 from lc_service.models.flow import limiter_of
-from lc_service.models.request import Request, accounts
+from lc_service.models.request import (
+    BudgetField,
+    LedgerField,
+    RateLimitsField,
+    Request,
+    TelemetryField,
+    accounts,
+)
 from lc_service.retry.policy import RetryWithExponentialBackoff
 
 _CLIENT_FIELDS = ("client", "async_client")
@@ -44,10 +51,10 @@ class ReliableEmbeddings(MixedInto):
     )
     callbacks: Any = Field(default=None, exclude=True)
     max_concurrent_chunks: int = Field(default=8, ge=1, exclude=True)
-    budget: Any = Field(default=None, exclude=True)
-    ledger: Any = Field(default=None, exclude=True)
-    telemetry: Any = Field(default=None, exclude=True)
-    rate_limits: Any = Field(default=LEARNED, exclude=True)
+    budget: BudgetField = Field(default=None, exclude=True)
+    ledger: LedgerField = Field(default=None, exclude=True)
+    telemetry: TelemetryField = Field(default=None, exclude=True)
+    rate_limits: RateLimitsField = Field(default=LEARNED, exclude=True)
     circuit_breaker: InstanceOf[CircuitBreaker] | None = Field(default_factory=CircuitBreaker, exclude=True)
 
     # What pydantic would show of a refused input may be the key.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import httpx2
 
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from lc_service.accounting.budget import Budget
     from lc_service.accounting.ledger import UsageLedger
     from lc_service.accounting.telemetry import Telemetry
+    from lc_service.limits.rate_limits import RateLimits
+
+    BudgetField: TypeAlias = Budget | Sequence[Budget] | None
+    LedgerField: TypeAlias = UsageLedger | None
+    TelemetryField: TypeAlias = Telemetry | None
+    RateLimitsField: TypeAlias = RateLimits | Literal["auto"] | None
+else:
+    # Pydantic would import what they name: SQLAlchemy, for one. Type checkers tell a wrong argument.
+    BudgetField = LedgerField = TelemetryField = RateLimitsField = Any
 
 
 @dataclass(frozen=True, kw_only=True)
