@@ -10,7 +10,7 @@ import inspect
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast, overload
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBinding, RunnableBindingBase
@@ -31,9 +31,22 @@ Input = TypeVar("Input")
 Output = TypeVar("Output")
 
 
+class _RetriesInside(Protocol):
+    """A model of this package, whose own `with_retry` takes the policy."""
+
+    def with_retry(self, *, retry: RetryWithExponentialBackoff) -> Self: ...
+
+
+ModelT = TypeVar("ModelT", bound=_RetriesInside)
+
+
+@overload
+def with_retry(runnable: ModelT, policy: RetryWithExponentialBackoff | None = None) -> ModelT: ...
+@overload
 def with_retry(
     runnable: Runnable[Input, Output], policy: RetryWithExponentialBackoff | None = None
-) -> Runnable[Input, Output]:
+) -> Runnable[Input, Output]: ...
+def with_retry(runnable: Any, policy: RetryWithExponentialBackoff | None = None) -> Any:
     """Return `runnable` with `policy` around each of its calls.
 
     Invoke, batch, `batch_as_completed`, stream, transform and their async twins are all retried. A batch
@@ -56,7 +69,7 @@ def with_retry(
     if isinstance(runnable, RunnableRetryWithBackoff):
         return runnable.model_copy(update={"policy": policy})
     if _retries_inside(runnable):
-        return runnable.with_retry(retry=policy)  # type: ignore[call-arg]
+        return runnable.with_retry(retry=policy)
     return RunnableRetryWithBackoff(bound=runnable, policy=policy)
 
 
