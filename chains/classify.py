@@ -190,6 +190,15 @@ def build_classify_chain(
     examples: Iterable[ClassifyExample] = (),
     method: Method | None = None,
 ) -> Runnable[ClassifyInput, list[Label]]: ...
+@overload
+def build_classify_chain(
+    model: LanguageModelLike,
+    labels: Labels,
+    *,
+    several: bool,
+    examples: Iterable[ClassifyExample] = (),
+    method: Method | None = None,
+) -> Runnable[ClassifyInput, Label | list[Label]]: ...
 def build_classify_chain(
     model: LanguageModelLike,
     labels: Labels,

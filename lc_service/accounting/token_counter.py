@@ -56,7 +56,7 @@ class TokenCounter(BaseCallbackHandler):
     ignore_chain = ignore_agent = ignore_retriever = ignore_custom_event = True
 
     def __init__(self) -> None:
-        self.usage = UsageReport()
+        self.usage: UsageReport = UsageReport()
         self._runs: dict[UUID, _Run] = {}
         # The same handler, or an inner tracker and its outer one, can be told twice of one run's end, one
         # right after the other: the last few ends are enough to know.
