@@ -78,8 +78,9 @@ def test_there_is_something_to_compare():
     assert sum(1 for piece in _pieces(README) for name in _names_and_figures(piece) if "](" in name) >= 20
 
 
-def test_it_links_the_english_one_at_the_top():
+def test_each_links_the_other_at_the_top():
     assert "](README.md)" in TWIN.splitlines()[2]
+    assert "](README.zh-CN.md)" in README.splitlines()[2]
 
 
 @pytest.mark.parametrize(
