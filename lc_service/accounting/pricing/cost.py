@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, TypeAlias
 
 from lc_service.accounting.pricing.rates import KindPrices, Rates, Steps, charge, highest
 from lc_service.accounting.pricing.tables import MAX_MEMO, listed_steps
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 _STANDARD_TIERS = frozenset({"default", "standard", "auto"})
 # What a project may be set to, and so what "auto" can be served as. Batch jobs go elsewhere.
 _PROJECT_TIERS = ("priority", "fast", "flex", "scale")
+Money: TypeAlias = Decimal | int | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,20 @@ class ModelPrice:
     audio_input_usd_per_million: Decimal | None = None
     cached_audio_input_usd_per_million: Decimal | None = None
     audio_output_usd_per_million: Decimal | None = None
+
+    if TYPE_CHECKING:  # what it takes is more than what it keeps
+
+        def __init__(
+            self,
+            *,
+            input_usd_per_million: Money,
+            output_usd_per_million: Money,
+            cached_input_usd_per_million: Money | None = None,
+            cache_write_usd_per_million: Money | None = None,
+            audio_input_usd_per_million: Money | None = None,
+            cached_audio_input_usd_per_million: Money | None = None,
+            audio_output_usd_per_million: Money | None = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         for field in fields(self):
