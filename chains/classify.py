@@ -133,6 +133,9 @@ def check_labels(labels: Labels) -> dict[str, str]:
 def read_examples(path: Path) -> list[ClassifyExample]:
     """Read examples from a JSON Lines file in UTF-8.
 
+    Args:
+        path: The file; blank lines in it are skipped.
+
     Raises:
         ValueError: A line is no `ClassifyExample`.
         OSError: The file cannot be read.

@@ -70,6 +70,9 @@ class PassageRetriever(BaseRetriever):
 def load_text_files(paths: Iterable[str | Path]) -> Iterator[Document]:
     """Read text files in UTF-8, one document each, its path as the `source` in its metadata.
 
+    Args:
+        paths: The files; each is opened when the iteration comes to it.
+
     Raises:
         OSError: A file cannot be read.
         UnicodeDecodeError: A file is no UTF-8.
@@ -154,7 +157,7 @@ async def abuild_index(
     chunk_characters: int = 1_000,
     overlap_characters: int = 150,
 ) -> PassageRetriever:
-    """Do what `build_index` does, embedding without blocking the event loop."""
+    """Do as `build_index`, embedding without blocking the event loop."""
     from langchain_core.vectorstores import InMemoryVectorStore  # noqa: PLC0415  imports numpy
 
     store = InMemoryVectorStore(embeddings)

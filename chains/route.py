@@ -39,7 +39,12 @@ _NO_ROUTE = "none"
 
 @dataclass(frozen=True)
 class Route:
-    """A chain, and what it is for, as the model is told: "translates a text into another language"."""
+    """A chain, and what it is for.
+
+    Attributes:
+        description: As the model is told, such as "translates a text into another language".
+        chain: What gets the whole input when this route is chosen.
+    """
 
     description: str
     chain: Runnable[Any, Any]

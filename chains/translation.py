@@ -29,6 +29,11 @@ Step = tuple[Runnable[Values, str], Values]
 class LostTextError(AnswerError):
     """A translation that lost code, placeholders, links, tags or headings, also when it was asked again.
 
+    Args:
+        message: What is wrong with it; never its text.
+        text: What the model wrote.
+        lost: As the attribute.
+
     Attributes:
         lost: What is missing in the last translation, each once.
         llm_output: The last translation.

@@ -213,6 +213,9 @@ class OpenAIService:
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return one vector for each text, in their order.
 
+        Args:
+            texts: Any number of texts, none included; a long one is split and its vectors averaged.
+
         Raises:
             TypeError: `texts` is one string: pass a list.
             openai.OpenAIError: A request failed, after its retries, or can't succeed.

@@ -135,7 +135,11 @@ class ServiceSettings(BaseSettings):
         return _OPENAI_URL if self.base_url is None and is_empty else self.base_url
 
     def rate_limits(self) -> RateLimits:
-        """Return the rate limits that these settings describe."""
+        """Return the rate limits that these settings describe.
+
+        Raises:
+            ConfigurationError: The Redis URL is none.
+        """
         url = self.redis_url
         try:
             return RateLimits(

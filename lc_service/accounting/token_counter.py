@@ -45,6 +45,9 @@ class TokenCounter(BaseCallbackHandler):
     batched, tools, structured output, several choices (`n`). An answer from LangChain's cache counts as a
     call without tokens. Thread-safe, and safe in any event loops.
 
+    Attributes:
+        usage: The `UsageReport` of all it was told of; live.
+
     Example:
         >>> counter = TokenCounter()
         >>> counter.update({"prompt_tokens": 12, "completion_tokens": 3})
@@ -88,12 +91,20 @@ class TokenCounter(BaseCallbackHandler):
         }
 
     def on_call(self, run_id: UUID) -> None:
-        """Take note that a model of this package is going to show each attempt of this run."""
+        """Take note that a model of this package is going to show each attempt of this run.
+
+        Args:
+            run_id: LangChain's run of the call.
+        """
         with self._lock:
             self._open(run_id).is_shown = True
 
     def on_attempt(self, record: AttemptRecord) -> None:
-        """Count an attempt; a model of this package shows it here, and its run's end is then no news."""
+        """Count an attempt; a model of this package shows it here, and its run's end is then no news.
+
+        Args:
+            record: The attempt, which has ended.
+        """
         self.usage.add(record)
 
     def on_chat_model_start(self, *_: Any, run_id: UUID, **kwargs: Any) -> None:

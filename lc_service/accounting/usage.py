@@ -54,6 +54,9 @@ class TokenUsage:
         Knows Chat Completions (`prompt_tokens`), the Responses API and LangChain's `UsageMetadata`
         (`input_tokens`), and embeddings; details that are missing count 0.
 
+        Args:
+            usage: The mapping or the object.
+
         Raises:
             TypeError: `usage` has neither an input nor an output count.
         """

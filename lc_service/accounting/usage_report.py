@@ -68,7 +68,11 @@ class UsageReport(ReportViews):
         self._lock = threading.Lock()
 
     def add(self, record: AttemptRecord) -> None:
-        """Add an attempt. Takes no lock that it has to wait for: it may be called from a finalizer."""
+        """Add an attempt. Takes no lock that it has to wait for: it may be called from a finalizer.
+
+        Args:
+            record: The attempt, which has ended. Added twice, it counts twice.
+        """
         self._append(record)
 
     def add_cached(

@@ -88,6 +88,10 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
             `structured_response` then. `"raise"` raises `BudgetExceeded` out of the agent; with a
             checkpointer the run can be resumed, by the same graph with a larger budget.
 
+    Attributes:
+        limit: What it allows, for each run or thread.
+        channel: Where the agent's state keeps the budget while it runs.
+
     Raises:
         ValueError: There is no limit, or one that is none, or another argument is wrong.
         TypeError: At the first call, where the agent's model is none of this package: it would not ask.

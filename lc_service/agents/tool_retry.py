@@ -55,6 +55,9 @@ class RetryMiddleware(AgentMiddleware[Any, Any, Any]):
             it the tool's result, for the model to go on with: the kind of failure, and nothing of its text,
             which may hold keys. A function of the exception returns that result's text.
 
+    Attributes:
+        tool_names: Names of the tools that are retried; None for all.
+
     Raises:
         ValueError: `on_failure` is something else.
 

@@ -38,7 +38,7 @@ class ReliableAzureChatOpenAI(ReliableChat, AzureChatOpenAI):
     Raises:
         openai.ContentFilterFinishReasonError: The content filter took the answer away; a ValueError too, as
             AzureChatOpenAI raises. Its tokens are counted. A stream ends with that finish_reason instead.
-        openai.OpenAIError, BudgetExceeded, ...: As `ReliableChatOpenAI`.
+        openai.OpenAIError, BudgetExceeded: These and the others as `ReliableChatOpenAI`.
 
     Example:
         >>> model = ReliableAzureChatOpenAI(
@@ -85,7 +85,7 @@ class ReliableAzureOpenAIEmbeddings(ReliableEmbeddings, AzureOpenAIEmbeddings):
     holds here, and what `ReliableAzureChatOpenAI` says of deployments, prices and token providers.
 
     Raises:
-        openai.OpenAIError, BudgetExceeded, ...: As `ReliableOpenAIEmbeddings`.
+        openai.OpenAIError, BudgetExceeded: These and the others as `ReliableOpenAIEmbeddings`.
     """
 
     def _asked_model(self) -> str | None:

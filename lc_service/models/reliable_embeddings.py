@@ -103,7 +103,11 @@ class ReliableEmbeddings(MixedInto):
         return limiter_of(self, request)
 
     def with_retry(self, retry: RetryWithExponentialBackoff) -> Self:
-        """Return embeddings of the same class with another policy."""
+        """Return embeddings of the same class with another policy.
+
+        Args:
+            retry: The new policy.
+        """
         return self.model_copy(update={"retry": retry})
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:

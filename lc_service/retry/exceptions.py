@@ -5,8 +5,8 @@ langchain_core ModelError
 ├── RequestExceedsLimitError    no waiting makes it fit the limit of tokens: nothing was sent
 ├── TruncatedResponseError      the end of the answer never came; what did come is in `.partial`
 └── ModelAPIError
-├── MalformedResponseError  a 200 that is not an answer (also a ValueError, as LangChain raises)
-└── ResponseFailedError     the Responses API's "failed" (also a ValueError, as LangChain raises)
+    ├── MalformedResponseError  a 200 that is not an answer (also a ValueError, as LangChain raises)
+    └── ResponseFailedError     the Responses API's "failed" (also a ValueError, as LangChain raises)
 """
 
 from __future__ import annotations

@@ -95,6 +95,11 @@ class RetryWithExponentialBackoff:
     def execute(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `func(*args, **kwargs)` until it succeeds or must not be tried again.
 
+        Args:
+            func: What is called, at least once.
+            *args: Its arguments, the same ones each time.
+            **kwargs: Its keyword arguments.
+
         Returns:
             What `func` returned.
 

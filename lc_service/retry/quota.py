@@ -21,6 +21,9 @@ class RetryQuota:
     Args:
         capacity: Tokens in the bucket at the start and at most.
         retry_cost: Tokens that one retry takes.
+
+    Raises:
+        ValueError: `capacity` is below 0 or `retry_cost` below 1.
     """
 
     def __init__(self, *, capacity: int = 500, retry_cost: int = 10) -> None:

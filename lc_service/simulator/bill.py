@@ -86,7 +86,14 @@ class Bill:
         self._lines: dict[tuple[str, Operation], BillLine] = {}
 
     def record(self, model: str, operation: Operation, usage: Usage, *, interrupted: bool = False) -> None:
-        """Add one answered request."""
+        """Add one answered request.
+
+        Args:
+            model: The model that answered.
+            operation: `"chat"` or `"embeddings"`.
+            usage: The tokens to bill.
+            interrupted: Whether the client did not get a whole answer.
+        """
         entry = BillLine(requests=1, usage=usage, interrupted_requests=int(interrupted))
         key = (model, operation)
         with self._lock:

@@ -58,6 +58,9 @@ a plain answer has finish_reason null (status in_progress) |
         delay_seconds: How long `slow` and `stall` take (default 1 and 30); ends early when the
             client goes away.
         message: Replaces the message of the error body.
+
+    Raises:
+        ValueError: The kind is unknown, or a number is below 0.
     """
 
     KINDS: ClassVar[tuple[str, ...]] = (
@@ -110,6 +113,9 @@ class FaultPlan:
         kinds: What to draw from, evenly: kinds, or faults with their parameters.
         max_attempts: Attempts that may get a fault; every later one is served, so a client that
             retries this many times always gets through.
+
+    Raises:
+        ValueError: A value is out of range, or a kind is unknown.
     """
 
     seed: int = 0
@@ -129,7 +135,11 @@ class FaultPlan:
 
     @classmethod
     def first(cls, kind: str | Fault) -> FaultPlan:
-        """Return a plan by which every request fails once and is served on its second attempt."""
+        """Return a plan by which every request fails once and is served on its second attempt.
+
+        Args:
+            kind: The fault's kind, or a fault with its parameters.
+        """
         return cls(rate=1.0, kinds=(kind,), max_attempts=1)
 
     def draw(self, digest: bytes, attempt: int) -> Fault | None:

@@ -29,6 +29,9 @@ class ServerLimits:
         sends_retry_after: Whether a rejection says when to come again, where there are headers.
         charge_rejected: Whether a rejected request uses up request capacity too.
         neighbour_share: Share of the rate, 0 <= share < 1, that somebody else uses all the time.
+
+    Raises:
+        ValueError: A value is out of range; the message names it.
     """
 
     requests_per_minute: float | None = None

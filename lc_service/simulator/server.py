@@ -52,6 +52,10 @@ class Simulator:
         port: TCP port on 127.0.0.1; 0 takes a free one.
         max_lifetime_seconds: It stops by itself after this time.
 
+    Raises:
+        ValueError: `max_lifetime_seconds` is not above 0, or a fault's kind is unknown.
+        TypeError: `faults` is one word: pass a list.
+
     Example:
         >>> with Simulator(faults=["rate_limit", "ok"]) as sim:  # doctest: +SKIP
         ...     model = ChatOpenAI(base_url=sim.base_url, api_key="sk-test", model="gpt-4.1-mini")
@@ -92,14 +96,18 @@ class Simulator:
 
     @property
     def base_url(self) -> str:
-        """The URL to give a client: `http://127.0.0.1:PORT/v1`."""
+        """The URL to give a client: `http://127.0.0.1:PORT/v1`.
+
+        Raises:
+            RuntimeError: It is not running.
+        """
         if not self._port:
             raise RuntimeError("the simulator is not running: use it in a with statement")
         return f"http://{_HOST}:{self._port}/v1"
 
     @property
     def azure_endpoint(self) -> str:
-        """The endpoint to give a client of Azure OpenAI's: `http://127.0.0.1:PORT`."""
+        """The endpoint to give a client of Azure OpenAI's: `http://127.0.0.1:PORT`; raises as `base_url`."""
         return self.base_url.removesuffix("/v1")
 
     @property
@@ -122,11 +130,19 @@ class Simulator:
         self._call(self._engine.reset)
 
     def set_limits(self, limits: ServerLimits | None) -> None:
-        """Replace the rate limits; buckets stay as full as they are, new ones start full."""
+        """Replace the rate limits; buckets stay as full as they are, new ones start full.
+
+        Args:
+            limits: Those of each model; None is unlimited.
+        """
         self._call(lambda: self._engine.set_limits(limits))
 
     def set_faults(self, faults: Faults) -> None:
-        """Replace the faults; they begin with the next request."""
+        """Replace the faults; they begin with the next request.
+
+        Args:
+            faults: As for `Simulator`.
+        """
         self._call(lambda: self._engine.script.set_faults(faults))
 
     def wait_until_idle(self, timeout_seconds: float = 1.0) -> bool:
@@ -155,7 +171,12 @@ class Simulator:
         return not self.is_running
 
     def start(self) -> Self:
-        """Start serving; returns when requests are accepted."""
+        """Start serving; returns when requests are accepted.
+
+        Raises:
+            RuntimeError: It is running already.
+            OSError: The port is taken.
+        """
         if self.is_running:
             raise RuntimeError("the simulator is already running")
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

@@ -145,6 +145,9 @@ class Budget:
     def reserve(self, request: AttemptRequest) -> Reservation:
         """Set room aside for an attempt, waiting for others where that helps. Blocks the thread.
 
+        Args:
+            request: The attempt, and the most that it can use.
+
         Raises:
             BudgetExceeded: It does not fit and no wait helps. Nothing must be sent.
             UnpricedModelError: The limit is in USD and the model's price is not known.
@@ -159,6 +162,9 @@ class Budget:
 
     def spend(self, amount: Amount) -> None:
         """Charge what was spent elsewhere, whether there is room for it or not. Thread-safe.
+
+        Args:
+            amount: Tokens, USD and requests; what is not given counts 0.
 
         Raises:
             TypeError: The budget has a ledger, which charges what is recorded there.

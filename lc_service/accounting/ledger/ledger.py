@@ -89,11 +89,18 @@ class UsageLedger:
 
         Never raises for the database: see `unwritten`. The first one in a process that has a price takes a
         quarter of a second longer.
+
+        Args:
+            record: The attempt. Recorded twice, it counts once.
         """
         self._put((self._entry(record),))
 
     def record_many(self, records: Iterable[AttemptRecord]) -> None:
-        """Record attempts in few transactions; blocks until they are as durable as promised."""
+        """Record attempts in few transactions; blocks until they are as durable as promised.
+
+        Args:
+            records: The attempts; all of them are read before the first is written.
+        """
         self._put(map(self._entry, records))
 
     async def arecord(self, record: AttemptRecord) -> None:
@@ -101,6 +108,9 @@ class UsageLedger:
 
         A task that is cancelled while it waits has its attempt recorded all the same. Never raises for the
         database: see `unwritten`.
+
+        Args:
+            record: As for `record`.
         """
         waiter: asyncio.Future[None] | None = None
         if not self._is_buffered and self._writer.fault.words is None:
@@ -115,6 +125,9 @@ class UsageLedger:
         """Queue an attempt for the ledger's thread, which writes it at once, or at exit: for finalizers.
 
         Never waits and never raises, but a killed process may lose it. At exit, without a thread, it writes.
+
+        Args:
+            record: As for `record`.
         """
         self._writer.post(self._entry(record))
         self._courier.wake(may_wait=False)
@@ -200,11 +213,19 @@ class UsageLedger:
             )
 
     def release(self, call_id: UUID, attempt: int) -> None:
-        """Give back what was set aside for an attempt that was not sent. Never raises for the database."""
+        """Give back what was set aside for an attempt that was not sent. Never raises for the database.
+
+        Args:
+            call_id: The call, as in its request.
+            attempt: The attempt's number within the call, from 1.
+        """
         self._put((self._entry(self._release(str(call_id), attempt)),))
 
     def balance(self, scope: Scope) -> Balance:
         """Return what attempts of a scope have taken, and what is set aside for those under way.
+
+        Args:
+            scope: Which attempts count.
 
         Raises:
             LedgerError: The database cannot be read.

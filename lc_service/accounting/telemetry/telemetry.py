@@ -33,6 +33,9 @@ class Telemetry:
         meter_provider: Where metrics go; None means the global provider, also if it is set later.
         tracer_provider: Where spans go; None likewise.
 
+    Attributes:
+        is_latest: Whether it uses the names that the conventions are moving to.
+
     Raises:
         ImportError: OpenTelemetry's API is not installed.
     """
