@@ -113,6 +113,11 @@ _SCENARIOS = (
         name="redis", title="3,000 RPM, four processes through Redis", items=1_000, limits=_RPM, processes=4,
         bound=Bound(floor_ratio=1.05),
     ),
+    Scenario(
+        name="redis-tokens", title="72,000 TPM, items of mixed size, four processes through Redis", items=600,
+        limits=ServerLimits(tokens_per_minute=72_000), is_mixed=True, max_tokens=20, processes=4,
+        bound=Bound(floor_ratio=1.05),
+    ),
 )  # fmt: skip
 SCENARIOS = {scenario.name: scenario for scenario in _SCENARIOS}
 
