@@ -70,7 +70,7 @@ def mypy(folder: Path) -> Found:
     # one cache for all runs: of the repository, and not the one of `make check`, whose settings are others
     cache = HERE.parents[1] / ".mypy_cache" / "programs"
     files = sorted(path.name for path in folder.glob("*.py"))
-    options = ("--strict", "--no-pretty", "--config-file=", "--cache-dir", str(cache), "--no-sqlite-cache")
+    options = ("--strict", "--no-pretty", "--config-file=", "--cache-dir", str(cache))
     errors = re.findall(
         r"^(\S+?):(\d+): error: .*?\[([\w-]+)\]$", run("mypy", *options, *files, cwd=folder), re.MULTILINE
     )
