@@ -6,6 +6,7 @@ and where it starts. The index lives in memory; it is neither saved nor updated.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ _PAUSES = "\uff1b\uff0c\u3001"
 _ARABIC_STOPS = ["\u061f ", "\u06d4 "]
 _SEPARATORS = ["\n\n", "\n", *_STOPS, ". ", "! ", "? ", *_ARABIC_STOPS, *_PAUSES, "; ", ", ", " ", ""]
 """Where to cut, the best places first."""
+
+_NEEDED = 'An index needs langchain-text-splitters and numpy: pip install "lc-service[retrieval]".'
 
 
 class PassageRetriever(BaseRetriever):
@@ -101,8 +104,10 @@ def split_documents(
         ValueError: `overlap_characters` is not below `chunk_characters`, or either is out of range.
         ImportError: `langchain-text-splitters` is not installed (the extra `retrieval`).
     """
-    from langchain_text_splitters import RecursiveCharacterTextSplitter  # noqa: PLC0415  an extra
-
+    try:
+        from langchain_text_splitters import RecursiveCharacterTextSplitter  # noqa: PLC0415  an extra
+    except ImportError as error:
+        raise ImportError(_NEEDED) from error
     splitter = RecursiveCharacterTextSplitter(
         separators=_SEPARATORS,
         keep_separator="end",
@@ -140,9 +145,7 @@ def build_index(
         ValueError: There is nothing to read in the documents, or a number is out of range.
         ImportError: `langchain-text-splitters` or `numpy` is not installed (the extra `retrieval`).
     """
-    from langchain_core.vectorstores import InMemoryVectorStore  # noqa: PLC0415  imports numpy
-
-    store = InMemoryVectorStore(embeddings)
+    store = _new_store(embeddings)
     retriever = PassageRetriever(store=store, max_passages=max_passages, min_score=min_score)
     store.add_documents(_passages(documents, chunk_characters, overlap_characters))
     return retriever
@@ -158,12 +161,20 @@ async def abuild_index(
     overlap_characters: int = 150,
 ) -> PassageRetriever:
     """Do as `build_index`, embedding without blocking the event loop."""
-    from langchain_core.vectorstores import InMemoryVectorStore  # noqa: PLC0415  imports numpy
-
-    store = InMemoryVectorStore(embeddings)
+    store = _new_store(embeddings)
     retriever = PassageRetriever(store=store, max_passages=max_passages, min_score=min_score)
     await store.aadd_documents(_passages(documents, chunk_characters, overlap_characters))
     return retriever
+
+
+def _new_store(embeddings: Embeddings) -> VectorStore:
+    from langchain_core.vectorstores import InMemoryVectorStore  # noqa: PLC0415  not cheap
+
+    try:
+        importlib.import_module("numpy")  # the store asks for it when all is embedded and paid for
+    except ImportError as error:
+        raise ImportError(_NEEDED) from error
+    return InMemoryVectorStore(embeddings)
 
 
 def _passages(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from langchain_core.document_loaders import BaseLoader
@@ -255,3 +256,11 @@ def test_a_store_of_the_users_can_be_searched(server):
     (again,) = PassageRetriever(store=store, max_passages=1).invoke("When is the lamp lit?")
     assert again == passage
     assert "score" not in DOCUMENTS[1].metadata
+
+
+@pytest.mark.parametrize("missing", ["langchain_text_splitters", "numpy"])
+def test_what_an_index_needs_is_named_before_anything_is_embedded(missing, server, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=r"lc-service\[retrieval\]"):
+        build_index(DOCUMENTS, server.embeddings())
+    assert not server.simulator.requests
