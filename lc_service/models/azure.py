@@ -6,12 +6,13 @@ is not retried. Chooses no price: the model behind a deployment is what its answ
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import AzureChatOpenAI, AzureOpenAIEmbeddings
 from openai.types.chat import ChatCompletion
+from pydantic import Field
 
 from lc_service.limits.limiter import RateLimiter
 from lc_service.models.flow import limiter_of
@@ -87,6 +88,10 @@ class ReliableAzureOpenAIEmbeddings(ReliableEmbeddings, AzureOpenAIEmbeddings):
     Raises:
         openai.OpenAIError, BudgetExceeded: These and the others as `ReliableOpenAIEmbeddings`.
     """
+
+    if TYPE_CHECKING:
+        # mypy takes LangChain's other class, which has no alias, for the one that comes first.
+        deployment: str | None = Field(default=None, alias="azure_deployment")
 
     def _asked_model(self) -> str | None:
         # LangChain's default is no answer to what is behind a deployment.

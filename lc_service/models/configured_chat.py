@@ -61,6 +61,13 @@ class ConfiguredChat(MixedInto):
     hedge: InstanceOf[Hedge] | None = Field(default=None, exclude=True)
     stream_usage: bool | None = True
 
+    if TYPE_CHECKING:
+        # LangChain's types know no plain text here, which it takes, as in all of its examples.
+        openai_api_key: Any = Field(default=None, alias="api_key")
+        # The constructor takes both names. A field has one for type checkers, so they are told of two.
+        max_tokens: int | None = Field(default=None)
+        max_completion_tokens: int | None = Field(default=None)
+
     # What pydantic would show of a refused input may be the key.
     model_config = ConfigDict(hide_input_in_errors=True)
 

@@ -57,6 +57,10 @@ class ReliableEmbeddings(MixedInto):
     rate_limits: RateLimitsField = Field(default=LEARNED, exclude=True)
     circuit_breaker: InstanceOf[CircuitBreaker] | None = Field(default_factory=CircuitBreaker, exclude=True)
 
+    if TYPE_CHECKING:
+        # LangChain's types know no plain text here, which it takes, as in all of its examples.
+        openai_api_key: Any = Field(default=None, alias="api_key")
+
     # What pydantic would show of a refused input may be the key.
     model_config = ConfigDict(hide_input_in_errors=True)
 

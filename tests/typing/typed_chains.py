@@ -10,6 +10,7 @@ from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import Runnable
+from langgraph.graph import MessagesState, StateGraph
 from pydantic import BaseModel
 
 from chains import (
@@ -99,6 +100,12 @@ def a_conversation_goes_on_in_messages() -> None:
     chat = build_chat_chain(model, system="You are a pilot.")
     assert_type(chat, Runnable[ChatInput, AIMessage])
     assert_type(chat.invoke({"messages": [HumanMessage("Hello")]}), AIMessage)
+
+
+def a_conversation_is_the_state_of_a_graph(state: MessagesState) -> None:
+    chat = build_chat_chain(model)
+    assert_type(chat.invoke(state), AIMessage)
+    StateGraph(MessagesState).add_node("chat", chat | (lambda answer: {"messages": [answer]}))
 
 
 def answers_name_their_sources(retriever: Runnable[str, list[Document]]) -> None:

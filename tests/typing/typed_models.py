@@ -27,6 +27,7 @@ from lc_service import (
     OpenAIService,
     RateLimits,
     ReliableAzureChatOpenAI,
+    ReliableAzureOpenAIEmbeddings,
     ReliableChatOpenAI,
     ReliableOpenAIEmbeddings,
     RetryEvent,
@@ -111,6 +112,24 @@ def a_model_takes_what_accounts_for_it(stock: ChatOpenAI, budget: Budget, ledger
     OpenAIService("sk-...", budget=budget, ledger="usage.db", rate_limits=limits, retry=policy)
     OpenAIService(api_key=SecretStr("sk-..."), model="gpt-5.4-mini", ledger=False, budget=[])
     assert_type(service.chat_model.with_fallbacks([stock]).invoke("Hello"), AIMessage)
+
+
+def keys_and_names_are_given_as_langchain_takes_them() -> None:
+    ReliableChatOpenAI(model="gpt-5.4-mini", api_key="sk-...", base_url="http://localhost/v1", timeout=30)
+    ReliableChatOpenAI(api_key=lambda: "sk-...", max_tokens=100, max_retries=2)
+    ReliableChatOpenAI(max_completion_tokens=100)
+    ReliableOpenAIEmbeddings(api_key="sk-...", chunk_size=100)
+    azure = ReliableAzureChatOpenAI(
+        azure_deployment="boats",
+        azure_endpoint="https://boats.openai.azure.com",
+        api_version="2024-10-21",
+        api_key="...",
+        max_tokens=100,
+    )
+    assert_type(azure.with_retry(retry=policy), ReliableAzureChatOpenAI)
+    ReliableAzureOpenAIEmbeddings(
+        azure_deployment="vectors", azure_endpoint="https://boats.openai.azure.com", api_key="..."
+    )
 
 
 def a_retried_model_stays_a_model(stock: ChatOpenAI) -> None:
