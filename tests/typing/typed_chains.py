@@ -105,7 +105,13 @@ def a_conversation_goes_on_in_messages() -> None:
 def a_conversation_is_the_state_of_a_graph(state: MessagesState) -> None:
     chat = build_chat_chain(model)
     assert_type(chat.invoke(state), AIMessage)
-    StateGraph(MessagesState).add_node("chat", chat | (lambda answer: {"messages": [answer]}))
+
+    def added(answer: AIMessage) -> MessagesState:
+        return {"messages": [answer]}
+
+    node = chat | added
+    assert_type(node.invoke(state), MessagesState)
+    StateGraph(MessagesState).add_node("chat", node)
 
 
 def answers_name_their_sources(retriever: Runnable[str, list[Document]]) -> None:
