@@ -91,7 +91,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
 
 @every_call
 def test_a_call_is_one_span_with_what_was_billed(
-    shape: str, simulate: Any, make_model: Any, backend: Backend, port: int, key: str
+    shape: str, simulate: Any, make_model: Any, backend: Backend, key: str
 ) -> None:
     server = simulate()
     CALLS[shape](make_model(telemetry=backend.telemetry, temperature=0.5, stream_usage=True))
@@ -102,7 +102,7 @@ def test_a_call_is_one_span_with_what_was_billed(
     assert span.status.status_code is StatusCode.UNSET
     assert span.events == ()
     told = dict(span.attributes)
-    assert (told["server.address"], told["server.port"]) == ("127.0.0.1", port)
+    assert (told["server.address"], told["server.port"]) == ("127.0.0.1", server.port)
     assert told.get("gen_ai.request.temperature") == (0.5 if is_chat else None)
     assert told.get("gen_ai.request.stream", False) is ("stream" in shape)
     assert ("gen_ai.response.time_to_first_chunk" in told) is ("stream" in shape)
