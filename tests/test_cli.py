@@ -566,7 +566,8 @@ def reference() -> str:
     ]
     for name in root.commands:
         command = root.commands[name]
-        argument = "".join(f" [{p.name.upper()}]" for p in command.params if p.param_type_name == "argument")
+        arguments = [param for param in command.params if param.param_type_name == "argument"]
+        argument = "".join(f" {p.metavar if p.required else f'[{p.name.upper()}]'}" for p in arguments)
         parts += [f"## lc-service {name}", f"    lc-service {name} [OPTIONS]{argument}"]
         parts += [_joined(command.help), _options(command)]
     codes = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -88,23 +87,10 @@ class _Conversation:
         self._retries = 0
 
     def connect(self, stack: contextlib.ExitStack, base_url: str | None, **options: Any) -> None:
-        """Make the service; without a key and a URL, start a simulator for as long as `stack` is open."""
-        from lc_service.service import OpenAIService
-        from lc_service.settings import ServiceSettings
+        """Find who answers, for as long as `stack` is open."""
+        from lc_service.cli.connection import connect
 
-        settings = ServiceSettings.load(base_url=base_url)
-        policy = replace(settings.retry_policy(), on_retry=self._show_retry)
-        key = settings.api_key.get_secret_value() if settings.api_key else ""
-        url = settings.base_url
-        if not key and url is None:
-            from lc_service.simulator import Simulator
-
-            simulator = Simulator(latency_seconds=0.3, chunk_delay_seconds=0.02, max_lifetime_seconds=86_400)
-            url = stack.enter_context(simulator).base_url
-            options |= {"budget": (), "ledger": False}  # what is simulated costs nothing
-            self._err.print("No OPENAI_API_KEY: answers come from the built-in simulator.", style="yellow")
-        # a server of one's own may need no key, but the SDK needs a word
-        self._service = OpenAIService(key or "none", base_url=url, retry=policy, **options)
+        self._service = connect(stack, self._err, base_url, on_retry=self._show_retry, **options)
 
     def _show_retry(self, event: RetryEvent) -> None:
         self._retries += 1

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from lc_service.cli.chains import chain, chains
 from lc_service.cli.chat import chat
 from lc_service.cli.demo import demo
 from lc_service.cli.options import (
@@ -53,7 +54,7 @@ def _root(
         typer.echo(context.get_help(), nl=False)
 
 
-for _command in (demo, chat, usage, simulate):
+for _command in (demo, chat, chains, chain, usage, simulate):
     app.command(epilog=_EPILOG)(_command)
 
 

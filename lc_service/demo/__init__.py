@@ -8,7 +8,7 @@ from lc_service.demo.failure import describe, is_hopeless
 from lc_service.demo.job import DemoJob, DemoSettings, choose_documents
 from lc_service.demo.result import INTERRUPTED, DemoResult, ItemResult
 from lc_service.demo.show import progress_bar, show_plan, show_result
-from lc_service.demo.target import ChainTargetError, load_factory
+from lc_service.demo.target import ChainTargetError, load_factory, load_object
 
 __all__ = [
     "INTERRUPTED",
@@ -21,6 +21,7 @@ __all__ = [
     "describe",
     "is_hopeless",
     "load_factory",
+    "load_object",
     "progress_bar",
     "show_plan",
     "show_result",

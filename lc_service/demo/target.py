@@ -9,7 +9,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.runnables import Runnable
 
@@ -17,7 +17,7 @@ ChainFactory = Callable[[Any], Runnable[Any, Any]]
 
 
 class ChainTargetError(ValueError):
-    """Raise when a `module:factory` target leads to no chain factory; the message says why."""
+    """Raise when a `module:name` target leads to no chain factory or class; the message says why."""
 
 
 def load_factory(target: str) -> ChainFactory:
@@ -31,17 +31,30 @@ def load_factory(target: str) -> ChainFactory:
     Raises:
         ChainTargetError: There is no such module or function, or the module cannot be imported.
     """
+    found = load_object(target, "function", example="chains.summarize:build_summarize_chain")
+    return lambda model: _make(found, target, model)
+
+
+def load_object(target: str, kind: Literal["function", "class"], *, example: str) -> Any:
+    """Return the function or class that `target` names; modules of the working directory are found too.
+
+    Args:
+        target: `package.module:name`.
+        kind: What is looked for.
+        example: What a target looks like, for the error.
+
+    Raises:
+        ChainTargetError: There is no such module or name, or the module cannot be imported.
+    """
     module_name, _, name = target.partition(":")
     if not module_name or not name:
-        raise ChainTargetError(
-            f"{target!r} is no chain: write module:function, such as chains.summarize:build_summarize_chain."
-        )
+        raise ChainTargetError(f"{target!r} names nothing: write module:{kind}, such as {example}.")
     found: Any = _import(module_name)
     for part in name.split("."):
         found = getattr(found, part, None)
-    if not callable(found):
-        raise ChainTargetError(f"The module {module_name} has no function {name}.")
-    return lambda model: _make(found, target, model)
+    if not (callable(found) if kind == "function" else isinstance(found, type)):
+        raise ChainTargetError(f"The module {module_name} has no {kind} {name}.")
+    return found
 
 
 def _make(factory: Callable[[Any], Any], target: str, model: Any) -> Runnable[Any, Any]:
@@ -61,6 +74,6 @@ def _import(name: str) -> object:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ChainTargetError(f"No module named {error.name!r} for the chain {name}.") from error
+        raise ChainTargetError(f"No module named {error.name!r} for {name}.") from error
     except Exception as error:
         raise ChainTargetError(f"The module {name} fails on import ({type(error).__name__}).") from error
