@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from langchain_core.runnables import Runnable, RunnableLambda
 from rich.console import Console
 
+from lc_service import UsageLedger
 from lc_service.accounting.record import AttemptRecord, Certainty
 from lc_service.accounting.usage import TokenUsage
 from lc_service.accounting.usage_report import UsageReport
+from lc_service.cli import main
 from lc_service.demo import (
     INTERRUPTED,
     ChainTargetError,
@@ -169,6 +173,28 @@ def test_live_counts_without_a_bill(live: Simulator) -> None:
     assert outcome.billed is None
     assert estimate.total_tokens == live.bill.total.total_tokens
     assert "see your OpenAI dashboard" in shown(outcome)
+
+
+def test_a_ledger_keeps_what_the_server_billed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--documents", "3", "--json", "--ledger", "usage.db"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    with UsageLedger("usage.db") as ledger:
+        attempts = list(ledger.records())
+    assert len(attempts) == told["requests"]["client"]
+    kept = sum((attempt.usage for attempt in attempts), TokenUsage())
+    assert kept.total_tokens == sum(line["input_tokens"] + line["output_tokens"] for line in told["billed"])
+
+
+def test_a_ledger_that_cannot_be_made_is_said_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--documents", "3", "--ledger", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.strip() == f"lc-service: The ledger {tmp_path} is a folder. Name a file in it."
 
 
 def test_a_refused_key_stops_the_run(live: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai.data._profiles import _PROFILES
 
 from lc_service import (
+    BudgetExceeded,
     CircuitBreaker,
     ConfigurationError,
     Hedge,
@@ -32,6 +33,7 @@ from lc_service import (
     RetryWithExponentialBackoff,
     ServiceSettings,
     TokenUsage,
+    UsageLedger,
     track_usage,
 )
 from lc_service.retry.errors import ErrorKind, classify
@@ -231,6 +233,52 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, sim
     assert service.chat_model.request_timeout == service.embeddings.request_timeout == 12.5
     assert service.chat_model.retry == RetryWithExponentialBackoff(0.5, 8, 2, deadline_seconds=99)
     assert service.embeddings.retry is service.chat_model.retry  # one quota for both
+
+
+def test_a_budget_from_the_settings_holds_for_all_of_a_services_calls(
+    monkeypatch: pytest.MonkeyPatch, sim: Simulator
+) -> None:
+    monkeypatch.setenv("LC_SERVICE_BUDGET_USD", "0.00000001")
+    service = make_service(sim)
+    with pytest.raises(BudgetExceeded):
+        service.chat_completion("Hello")
+    with pytest.raises(BudgetExceeded):
+        service.embed(["the sea"])
+    assert sim.requests == []
+    monkeypatch.setenv("LC_SERVICE_BUDGET_USD", "5")
+    service = make_service(sim)
+    service.chat_completion("Hello")
+    service.embed(["the sea"])
+    assert service.budget is not None
+    assert 0 < service.budget.spent.usd == service.usage.cost_usd < 5
+
+
+@pytest.mark.parametrize("is_setting", [True, False], ids=["setting", "argument"])
+def test_a_ledger_named_by_its_file_keeps_every_attempt(
+    is_setting: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sim: Simulator
+) -> None:
+    path = tmp_path / "usage.db"
+    if is_setting:
+        monkeypatch.setenv("LC_SERVICE_LEDGER", str(path))
+    service = make_service(sim, **({} if is_setting else {"ledger": path}))
+    service.chat_completion("Hello")
+    service.embed(["the sea"])
+    assert service.ledger is not None
+    service.ledger.close()
+    with UsageLedger(path) as kept:
+        attempts = list(kept.records())
+    assert {attempt.operation for attempt in attempts} == {"chat", "embeddings"}
+    assert sum((attempt.usage for attempt in attempts), TokenUsage()) == billed(sim)
+
+
+def test_a_redis_url_that_is_none_is_named_and_its_password_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("LC_SERVICE_REDIS_URL", "ftp://user:zanzibar@redis.test")
+    with pytest.raises(ConfigurationError, match="LC_SERVICE_REDIS_URL") as caught:
+        OpenAIService()
+    assert "zanzibar" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("name", ["OPENAI_BASE_URL", "OPENAI_API_BASE", "LC_SERVICE_BASE_URL"])
