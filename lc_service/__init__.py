@@ -9,8 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lc_service.accounting.budget.account import BudgetUnavailableError
     from lc_service.accounting.budget.budget import Budget
     from lc_service.accounting.budget.exceeded import BudgetExceeded
+    from lc_service.accounting.budget.request_amount import UnboundedRequestError, UnpricedModelError
     from lc_service.accounting.ledger.error import LedgerError
     from lc_service.accounting.ledger.ledger import UsageLedger
     from lc_service.accounting.pricing.cost import ModelPrice, set_price
@@ -45,6 +47,7 @@ _HOME = {
     "AttemptRecord": "lc_service.accounting.record",
     "Budget": "lc_service.accounting.budget.budget",
     "BudgetExceeded": "lc_service.accounting.budget.exceeded",
+    "BudgetUnavailableError": "lc_service.accounting.budget.account",
     "CircuitBreaker": "lc_service.limits.circuit",
     "CircuitOpenError": "lc_service.retry.exceptions",
     "ConfigurationError": "lc_service.settings",
@@ -68,6 +71,8 @@ _HOME = {
     "TokenCounter": "lc_service.accounting.token_counter",
     "TokenUsage": "lc_service.accounting.usage",
     "TruncatedResponseError": "lc_service.retry.exceptions",
+    "UnboundedRequestError": "lc_service.accounting.budget.request_amount",
+    "UnpricedModelError": "lc_service.accounting.budget.request_amount",
     "UsageLedger": "lc_service.accounting.ledger.ledger",
     "UsageReport": "lc_service.accounting.usage_report",
     "init_chat_model": "lc_service.models.by_name",
@@ -80,6 +85,7 @@ __all__ = [
     "AttemptRecord",
     "Budget",
     "BudgetExceeded",
+    "BudgetUnavailableError",
     "CircuitBreaker",
     "CircuitOpenError",
     "ConfigurationError",
@@ -103,6 +109,8 @@ __all__ = [
     "TokenCounter",
     "TokenUsage",
     "TruncatedResponseError",
+    "UnboundedRequestError",
+    "UnpricedModelError",
     "UsageLedger",
     "UsageReport",
     "init_chat_model",
