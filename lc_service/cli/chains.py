@@ -12,12 +12,14 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 
 from lc_service import clock
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
     from lc_service import UsageReport
     from lc_service.cli.task import Task
+    from lc_service.retry.event import RetryEvent
 
 _STDIN = "-"
 
@@ -142,13 +145,15 @@ def chain(
             from lc_service.cli.connection import connect
 
             stack.enter_context(direct_loopback())
-            service = connect(stack, err, base_url, model=model)
+            waiting = err.status("Waiting…")
+            service = connect(stack, err, base_url, on_retry=partial(_show_retry, waiting), model=model)
         started = clock.now()
         with track_usage() as usage, _accounted_for(err, usage, started):
-            built = task.build(service, choices, _documents(texts) if task.takes_documents else ())
-            if len(values) == 1 and built.OutputType is str and not is_json:
-                return _stream(built, values[0])
-            answers = _run(built, values, concurrency)
+            with waiting:
+                built = task.build(service, choices, _documents(texts) if task.takes_documents else ())
+                if len(values) == 1 and built.OutputType is str and not is_json:
+                    return _stream(built, values[0], waiting)
+                answers = _run(built, values, concurrency, waiting)
             sources = [source for source, _ in texts]
             if is_json:
                 typer.echo(as_json(as_dict(sources, answers, usage)))
@@ -224,7 +229,13 @@ def _accounted_for(err: Console, usage: UsageReport, started: float) -> Iterator
             err.print(spent(usage, clock.now() - started), style="dim")
 
 
-def _run(built: Runnable[Any, Any], values: list[dict[str, Any]], concurrency: int) -> list[Any]:
+def _show_retry(waiting: Status, event: RetryEvent) -> None:
+    waiting.update(f"Trying again in {event.wait_seconds:.1f} s ({event.verdict.kind})…")
+
+
+def _run(
+    built: Runnable[Any, Any], values: list[dict[str, Any]], concurrency: int, waiting: Status
+) -> list[Any]:
     """Return an answer, an error, or where Ctrl-C came before either, that, for each value."""
     if len(values) == 1:
         return [built.invoke(values[0])]
@@ -232,18 +243,22 @@ def _run(built: Runnable[Any, Any], values: list[dict[str, Any]], concurrency: i
 
     async def run() -> None:
         config: RunnableConfig = {"max_concurrency": concurrency}
+        done_count = 0
         async for number, answer in built.abatch_as_completed(values, config, return_exceptions=True):
             answers[number] = answer
+            done_count += 1
+            waiting.update(f"{done_count} of {len(values)}…")
 
     with contextlib.suppress(KeyboardInterrupt):  # what is answered is paid for, and shown
         asyncio.run(run())
     return answers
 
 
-def _stream(built: Runnable[Any, Any], value: dict[str, Any]) -> int:
+def _stream(built: Runnable[Any, Any], value: dict[str, Any], waiting: Status) -> int:
     has_begun = False
     try:
         for piece in built.stream(value):
+            waiting.stop()
             typer.echo(piece, nl=False)
             has_begun = True
     finally:

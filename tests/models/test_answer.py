@@ -18,6 +18,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_openai import StreamChunkTimeoutError
 from langchain_openai.chat_models import base as lc_openai
 from openai.types.chat import ChatCompletion
+from openai.types.responses import ResponseError
 from pydantic import BaseModel, ValidationError
 
 from lc_service.accounting.prompt import PromptEstimate
@@ -208,6 +209,15 @@ def test_a_failed_response_has_a_class_and_its_code(text, code):
         list(whole_stream(stream, an_attempt()))
     assert caught.value.code == code
     assert classify(caught.value).is_transient
+
+
+def test_a_whole_responses_answer_that_failed_has_its_code():
+    """LangChain raises the SDK's own object, which is not streamed as text."""
+    told = ResponseError(code="rate_limit_exceeded", message="slow down")
+    error = known(ValueError(told))
+    assert isinstance(error, ResponseFailedError)
+    assert error.code == "rate_limit_exceeded"
+    assert classify(error).kind is ErrorKind.RATE_LIMIT
 
 
 def test_a_programs_own_error_is_not_taken_for_the_servers():

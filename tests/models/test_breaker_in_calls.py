@@ -85,6 +85,17 @@ def test_a_dead_endpoint_is_asked_no_more(name: str, fault: str, simulate: Any, 
 
 
 @every_call
+def test_without_a_breaker_every_call_is_sent(call: Any, simulate: Any, make_model: Any) -> None:
+    server = simulate(faults=["server_error"] * 12)
+    model = make_model(retry=ONE_TRY, circuit_breaker=None)
+    for _ in range(12):
+        with pytest.raises((openai.InternalServerError, ModelError)):
+            call(model)
+    call(model)
+    assert len(server.requests) == 13
+
+
+@every_call
 def test_it_is_left_alone_from_within_a_call(call: Any, simulate: Any, make_model: Any) -> None:
     """The retries stop, and the error names what they were for."""
     server = simulate(faults=["unavailable"] * 20)

@@ -146,6 +146,8 @@ def test_with_retry_refuses_both_and_nonsense(make_model):
         model.with_retry(retry=POLICY, stop_after_attempt=2)
     with pytest.raises(ValueError, match="max_retries"):
         model.with_retry(stop_after_attempt=0)
+    with pytest.raises(ValueError, match="exp_base, not 'min'"):
+        model.with_retry(exponential_jitter_params={"min": 2})
     with pytest.raises(TypeError):
         model.with_retry(attempts=2)
 

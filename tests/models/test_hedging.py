@@ -212,6 +212,18 @@ def test_a_rejection_keeps_it_quiet(call: Any, simulate: Any, make_model: Any) -
 
 
 @both
+def test_a_rejection_while_it_learns_keeps_it_quiet_too(call: Any, simulate: Any, make_model: Any) -> None:
+    model = make_model(hedge=Hedge(after="p90", max_extra=0.2), rate_limits=None)
+    simulate()
+    model.batch([str(number) for number in range(19)], {"max_concurrency": 1})
+    simulate(faults=["rate_limit"])
+    call(model)  # the 20th answer, after which it knows what late is
+    server = simulate(faults=[Fault("slow", delay_seconds=0.1)])
+    call(model)
+    assert len(server.requests) == 1
+
+
+@both
 def test_a_budget_for_one_sends_one(call: Any, simulate: Any, make_model: Any) -> None:
     server = simulate(faults=[Fault("slow", delay_seconds=0.15)])
     budget = Budget(tokens=200, strict=True)

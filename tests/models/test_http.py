@@ -191,6 +191,17 @@ def test_socket_options_have_a_client_that_knows_them(simulate, make_model):
     assert transport._pool._socket_options == [option]
 
 
+def test_socket_options_are_set_on_the_sync_clients_sockets_and_no_others(simulate, make_model, monkeypatch):
+    simulate()
+    option = (socket.SOL_SOCKET, socket.SO_RCVBUF, 54_321)
+    given = []
+    monkeypatch.setattr(socket.socket, "setsockopt", lambda _, *said: given.append(said), raising=False)
+    make_model().invoke("Hello")
+    assert option not in given
+    make_model(http_socket_options=[option]).invoke("Hello")
+    assert given.count(option) == 1
+
+
 def test_the_callers_own_clients_are_used_and_left_open(simulate, make_model):
     sim = simulate()
     seen: list[str] = []
