@@ -110,16 +110,20 @@ class Hedging:
         """Take note that the second request was not sent."""
         self._pace.give_back()
 
-    def answered(self) -> None:
-        """Learn how long the first good answer took."""
+    def answered(self, errors: Sequence[BaseException | None] = ()) -> None:
+        """Learn how long the first good answer took, and from what became of the other request by then."""
         if self._began_at is not None:
             self._pace.answered(clock.now() - self._began_at)
+        self._see_rejections(errors)
 
-    def failed(self, errors: Sequence[BaseException | None]) -> None:
-        """Learn from what the call's requests ended in; the call goes on with the first one's."""
+    def _see_rejections(self, errors: Sequence[BaseException | None]) -> None:
         for error in errors:
             if isinstance(error, Exception) and classify(error).kind is ErrorKind.RATE_LIMIT:
                 self._pace.rejected(clock.now())
+
+    def failed(self, errors: Sequence[BaseException | None]) -> None:
+        """Learn from what the call's requests ended in; the call goes on with the first one's."""
+        self._see_rejections(errors)
         if len(errors) == 2:
             self._call.last_error = errors[0]
 
@@ -157,10 +161,11 @@ class Race(Generic[T]):
             if len(runs) == 2 and not self._is_second_begun:
                 self._hedging.give_back()
         answered = list(filter(_is_answered, runs))
+        errors = [None if not run.done() or run.cancelled() else run.exception() for run in runs]
         if answered:
-            self._hedging.answered()
+            self._hedging.answered(errors)
         else:
-            self._hedging.failed([None if run.cancelled() else run.exception() for run in runs])
+            self._hedging.failed(errors)
         self._outcomes.append((answered or runs)[0])
 
     def result(self) -> T:

@@ -224,6 +224,17 @@ def test_a_rejection_while_it_learns_keeps_it_quiet_too(call: Any, simulate: Any
 
 
 @both
+def test_a_second_requests_rejection_keeps_it_quiet_too(call: Any, simulate: Any, make_model: Any) -> None:
+    slow = Fault("slow", delay_seconds=0.1)
+    server = simulate(faults=[slow, "rate_limit", slow])
+    model = make_model(hedge=SOON, rate_limits=None)
+    call(model)
+    assert [request.status for request in server.requests] == [200, 429]
+    call(model)
+    assert len(server.requests) == 3
+
+
+@both
 def test_a_budget_for_one_sends_one(call: Any, simulate: Any, make_model: Any) -> None:
     server = simulate(faults=[Fault("slow", delay_seconds=0.15)])
     budget = Budget(tokens=200, strict=True)
