@@ -34,6 +34,7 @@ from lc_service import (
     track_usage,
     with_retry,
 )
+from lc_service.accounting import token_counter
 from lc_service.accounting import tracker as tracking
 from lc_service.accounting.record import AttemptRecord
 
@@ -160,6 +161,26 @@ def test_a_failed_call_counts_what_was_paid_for_its_partial_answer_once() -> Non
     counter.on_llm_error(error, run_id=run_id)
     counter.on_llm_error(error, run_id=run_id)
     assert counter.usage.total == TokenUsage(input_tokens=12, output_tokens=3)
+
+
+def test_an_error_that_ends_two_runs_was_paid_for_once() -> None:
+    """As where a model raises what the model inside of it raised."""
+    counter, error = TokenCounter(), _truncated()
+    for _ in range(2):
+        counter.on_llm_error(error, run_id=uuid4())
+    assert counter.usage.total == TokenUsage(input_tokens=12, output_tokens=3)
+    assert counter.usage.calls == 1
+
+
+def test_runs_whose_end_is_never_told_do_not_pile_up() -> None:
+    """LangChain tells no end of a cancelled run."""
+    counter, lasting = TokenCounter(), uuid4()
+    for _ in range(token_counter._MAX_RUNS + 10):
+        counter.on_llm_start({}, ["Hi"], run_id=uuid4())
+    assert len(counter._runs) == token_counter._MAX_RUNS
+    counter.on_llm_start({}, ["Hi"], run_id=lasting, tags=["blue"])
+    _end(counter, lasting)
+    assert list(counter.usage.group_by("tag")) == ["blue"]
 
 
 def _refused_connection() -> Exception:

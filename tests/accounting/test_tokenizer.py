@@ -524,6 +524,15 @@ def test_tools_cost_their_names_descriptions_and_schemas_at_any_depth(exact, is_
     assert count_messages(exact, [], []) == 3
 
 
+def test_a_custom_tools_grammar_counts(exact):
+    """It is part of the prompt, as a function's schema is."""
+    said = {"name": "sql", "description": "Ask."}
+    free = {"type": "custom", "custom": said}
+    grammar = {"type": "grammar", "grammar": {"syntax": "lark", "definition": 'start: "SELECT"'}}
+    bound = {"type": "custom", "custom": said | {"format": grammar}}
+    assert count_messages(exact, [], [bound]) == count_messages(exact, [], [free]) + len(json.dumps(grammar))
+
+
 def test_the_cookbooks_own_example_is_estimated_within_15_percent_of_the_101_the_api_counted():
     messages = [
         {"role": "system",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lc_service.accounting.ledger import LedgerError, UsageLedger, fault, writer
+from lc_service.accounting.ledger import LedgerError, UsageLedger, fault, postgres, writer
 from lc_service.accounting.record import AttemptRecord
 from lc_service.accounting.spending import Amount, AttemptRequest, Scope
 
@@ -145,6 +145,43 @@ def test_a_lock_that_is_held_too_long_is_a_fault_that_ends_by_itself(
             reserve(ledger, make_attempt())
     wait_until(lambda: not ledger.unwritten)
     assert len(list(ledger.records())) == 21
+
+
+def test_a_server_whose_lock_is_held_too_long_is_a_fault_that_ends_by_itself(
+    postgres_url: str, open_ledger: Open, make_attempt: MakeAttempt, caplog: pytest.LogCaptureFixture
+) -> None:
+    import psycopg
+
+    ledger = open_ledger(postgres_url, busy_timeout_seconds=0.05)
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [postgres._LOCK])
+        ledger.record(make_attempt())
+        assert "has been locked by another program for more than 0.05 s" in caplog.text
+        assert "hunter2" not in caplog.text
+        assert ledger.unwritten == 1
+    wait_until(lambda: not ledger.unwritten)
+    assert len(list(ledger.records())) == 1
+
+
+def test_ctrl_c_during_a_write_loses_nothing(
+    path: Path, open_ledger: Open, make_attempt: MakeAttempt
+) -> None:
+    class PressesCtrlC:
+        presses = 1
+
+        def __str__(self) -> str:
+            self.presses -= 1
+            if self.presses == 0:
+                raise KeyboardInterrupt
+            return "done"
+
+    ledger = open_ledger(path)
+    interrupted = make_attempt(metadata={"key": PressesCtrlC()})
+    with pytest.raises(KeyboardInterrupt):
+        ledger.record(interrupted)
+    last = make_attempt()
+    ledger.record(last)
+    assert [row.call_id for row in ledger.records()] == [interrupted.call_id, last.call_id]
 
 
 def test_a_lock_is_waited_for(path: Path, open_ledger: Open, make_attempt: MakeAttempt) -> None:

@@ -137,6 +137,17 @@ def test_a_scope_takes_what_began_since_then_and_has_its_tag(
     assert ledger.balance(Scope(tag="?", since=NOW)) == Balance(reserved=tokens(1))
 
 
+def test_a_window_that_moves_on_with_each_question_is_summed_right(
+    ledger: UsageLedger, make_attempt: MakeAttempt
+) -> None:
+    """More windows than are remembered."""
+    moments = [NOW + timedelta(seconds=number) for number in range(300)]
+    ledger.record_many([make_attempt(started_at=moment) for moment in moments])
+    for _ in range(2):
+        spent = [ledger.balance(Scope(since=moment)).spent.tokens for moment in moments]
+        assert spent == [120 * left for left in range(300, 0, -1)]
+
+
 def test_sums_follow_rows_of_others_and_rows_that_somebody_removed(
     path: Path, make_attempt: MakeAttempt
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from lc_service.accounting.report.page import html_fragment, html_report
 from lc_service.accounting.report.table import make_table
+from lc_service.accounting.usage import TokenUsage
 from lc_service.accounting.usage_line import LineKey, UsageLine
 from lc_service.accounting.usage_report import UsageReport
 
@@ -117,6 +118,14 @@ def test_a_cost_of_which_nothing_is_known_has_no_bars(key: MakeKey, line: MakeLi
     page = Page(html_report({key(): line(usd="0", unpriced=1)}))
     assert "Costunknown" in page.text
     assert re.findall("Known cost|Tokens per minute", page.text) == ["Tokens per minute"]
+
+
+def test_calls_that_all_failed_for_nothing_have_a_table_and_no_bars(key: MakeKey, line: MakeLine) -> None:
+    lines = {key(status="failed"): line(usd="0", usage=TokenUsage())}
+    page = Page(html_report(lines))
+    assert "svg" not in page.tags
+    assert "1 failed" in page.text
+    assert page.rows[1][0] == "m"
 
 
 def test_a_page_has_a_table_for_each_key_that_tells_anything_apart(lines: Lines) -> None:
