@@ -22,6 +22,7 @@ _WIDTHS = (
     *(_HOUR * hours for hours in (1, 3, 6, 12)),
     *(_DAY * days for days in (1, 7, 28, 91, 364)),
 )
+_UNITS = ((_DAY * 7, "week"), (_DAY, "day"), (_HOUR, "hour"), (_MINUTE, "minute"))
 _EPOCH = datetime(1970, 1, 5, tzinfo=UTC)  # a Monday: bars of seven days are weeks
 
 
@@ -58,11 +59,9 @@ class Timeline:
     @property
     def per(self) -> str:
         """Write how long a span is: `"per hour"`, `"per 15 minutes"`."""
-        for unit, name in ((_DAY * 7, "week"), (_DAY, "day"), (_HOUR, "hour"), (_MINUTE, "minute")):
-            if not self.width % unit:
-                count = self.width // unit
-                return f"per {name}" if count == 1 else f"per {count} {name}s"
-        return ""
+        unit, name = next(each for each in _UNITS if not self.width % each[0])
+        count = self.width // unit
+        return f"per {name}" if count == 1 else f"per {count} {name}s"
 
     def label(self, at: datetime) -> str:
         """Write the beginning of a span as exactly as its length asks for."""
