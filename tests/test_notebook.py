@@ -18,6 +18,7 @@ from traitlets.config import Config
 
 from lc_service.accounting.tracker import _tracker
 from lc_service.accounting.usage_report import UsageReport
+from lc_service.notebook import load_ipython_extension
 from lc_service.simulator import Simulator
 
 SETUP = """\
@@ -205,6 +206,12 @@ def test_loading_twice_and_unloading_leave_nothing_behind(shell: Shell) -> None:
     assert not result.success
     assert "`%%usage` not found" in captured.stdout + captured.stderr
     shell.run("%load_ext lc_service")
+
+
+def test_a_shell_whose_configuration_loads_it_too_shows_one_table(shell: Shell) -> None:
+    load_ipython_extension(shell.shell)
+    _, captured = shell.run("%%usage\nmodel.invoke('Hello')")
+    assert len(shown(captured)) == 1
 
 
 def test_a_kernel_shows_usage_below_cells_that_await_print_and_fail(url: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import ModelRetryMiddleware, SummarizationMiddleware
+from langchain.agents.middleware import ModelRetryMiddleware, SummarizationMiddleware, before_agent
 from langchain.agents.structured_output import ToolStrategy
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
@@ -112,6 +112,20 @@ def test_the_last_message_keeps_what_it_had(simulate: Any, make_model: Any, run_
     assert last.response_metadata["finish_reason"] == "stop"
     assert last.usage_metadata["total_tokens"] < last.response_metadata["run_usage"]["total_tokens"]
     assert last.name == "helper"
+
+
+def test_a_run_that_ends_before_the_model_leaves_the_users_message_alone(
+    simulate: Any, make_model: Any, run_two_ways: Any
+) -> None:
+    @before_agent(can_jump_to=["end"])
+    def closed(state: Any, runtime: Any) -> dict[str, Any]:
+        return {"jump_to": "end"}
+
+    server = simulate()
+    state = run_two_ways(create_agent(make_model(), [], middleware=[UsageMiddleware(), closed]))
+    (question,) = state["messages"]
+    assert question.response_metadata == {}
+    assert state["usage"]["requests"] == len(server.requests) == 0
 
 
 def test_messages_are_streamed_once(simulate: Any, make_model: Any) -> None:

@@ -36,6 +36,7 @@ from lc_service.retry.exceptions import (
     TRANSIENT_KINDS,
     ErrorKind,
     MalformedResponseError,
+    RequestExceedsLimitError,
     ResponseFailedError,
     TruncatedResponseError,
 )
@@ -480,6 +481,14 @@ def test_a_truncated_response_survives_pickling(error):
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is TruncatedResponseError
     assert (copy.args, copy.partial) == (error.args, error.partial)
+
+
+def test_a_refusal_by_a_limit_survives_pickling():
+    error = RequestExceedsLimitError(requested_tokens=90_000, tokens_per_minute=30_000)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is RequestExceedsLimitError
+    assert (copy.requested_tokens, copy.tokens_per_minute) == (90_000, 30_000)
+    assert classify(copy) == classify(error)
 
 
 def test_own_errors_are_of_langchains_family():

@@ -32,6 +32,12 @@ def test_reset_forgets_everything():
     assert bill.total == Usage()
 
 
+def test_it_shows_what_it_has():
+    bill = Bill()
+    bill.record("a", "chat", USAGE)
+    assert repr(bill) == f"Bill(requests=1, total={USAGE!r})"
+
+
 def test_no_line_is_lost_between_threads():
     bill = Bill()
 

@@ -268,6 +268,23 @@ def test_no_content_is_too_strange(content):
         ({"model": "m", "messages": [{"role": "user"}], "n": 1_000}, "n"),
         ({"model": "m", "messages": [{"role": "user"}], "max_tokens": "5"}, "max_completion_tokens"),
         ({"model": "m", "messages": [{"role": "user"}], "tool_choice": "required"}, "tool_choice"),
+        (
+            {
+                "model": "m",
+                "messages": [{"role": "user"}],
+                "tools": [ADD],
+                "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
+            },
+            "tool_choice",
+        ),
+        (
+            {
+                "model": "m",
+                "messages": [{"role": "user"}],
+                "response_format": {"type": "json_schema", "json_schema": {"name": "answer"}},
+            },
+            "response_format.json_schema.schema",
+        ),
     ],
 )
 def test_invalid_requests_name_the_parameter(request_, param):
@@ -275,6 +292,16 @@ def test_invalid_requests_name_the_parameter(request_, param):
         read_chat(request_)
     assert caught.value.status == 400
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": "integer", "minimum": "low"}, {"type": "array", "minItems": "two"}]
+)
+def test_a_schema_that_makes_no_sense_is_its_authors_mistake(schema):
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    with pytest.raises(ApiError) as caught:
+        ask("Hello", response_format=form)
+    assert (caught.value.status, caught.value.code) == (400, "invalid_json_schema")
 
 
 json_values = st.recursive(

@@ -29,6 +29,15 @@ def test_the_plain_answer_has_openais_shape(wire, long_text):
     assert wire.sim.bill.by("gpt-5-mini", "chat").usage.output_tokens == (body["usage"]["output_tokens"])
 
 
+def test_logprobs_come_where_they_are_asked_for(wire):
+    include = ["message.output_text.logprobs"]
+    part = ask(wire, "How are you?", include=include, top_logprobs=2)["output"][0]["content"][0]
+    assert "".join(each["token"] for each in part["logprobs"]) == part["text"]
+    assert {len(each["top_logprobs"]) for each in part["logprobs"]} == {2}
+    assert all(each["logprob"] <= 0 for each in part["logprobs"])
+    assert ask(wire, "How are you?", top_logprobs=2)["output"][0]["content"][0]["logprobs"] == []
+
+
 def test_the_events_come_in_the_official_order(wire):
     events = ask_stream(wire, "How are you?")
     kinds = [event["type"] for event in events]

@@ -37,6 +37,18 @@ def make(schema, text=TEXT):
         ({"type": "array", "items": {"type": "integer"}, "minItems": 2}, [3, 4]),
         ({"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 3}, ["a", "b", "a"]),
         ({"allOf": [{"type": "integer"}, {"minimum": 7}]}, 7),
+        (
+            {
+                "properties": {"a": {"type": "integer"}},
+                "required": ["a"],
+                "allOf": [{"properties": {"b": {"type": "boolean"}}, "required": ["b"]}],
+            },
+            {"a": 3, "b": True},
+        ),
+        ({"required": ["a"], "additionalProperties": {"type": "integer"}}, {"a": 3}),
+        ({"items": {"type": "integer"}, "minItems": 2}, [3, 4]),
+        ({"type": "integer", "minimum": 5, "multipleOf": 4}, 8),
+        ({"type": "string", "pattern": "("}, "Anna Smith"),
         ({}, "Anna Smith"),
         ("no schema", "Anna Smith"),
     ],
