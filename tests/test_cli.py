@@ -507,6 +507,18 @@ def test_the_unexpected_is_one_line_too(
     )
 
 
+@pytest.mark.parametrize("before", [None, "intranet.test"])
+def test_a_proxy_of_the_environment_is_as_it_was_after_a_command(
+    before: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        if before is not None:
+            monkeypatch.setenv(name, before)
+    assert main(["demo", "--documents", "1", "--json"]) == 0
+    assert {os.environ.get(name) for name in ("no_proxy", "NO_PROXY")} == {before}
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert re.fullmatch(r"lc-service \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -276,6 +277,16 @@ class TestResult:
 
     def test_without_a_bill_there_is_nothing_to_differ_from(self) -> None:
         assert result(billed=None, server_requests=None).is_right
+
+    def test_fewer_answers_than_languages_are_each_of_another_one(self) -> None:
+        languages = ("de", "en", "fr", "ja", "zh", "ar", "hi")
+        finished = tuple(
+            ItemResult(id=f"{language}{number}", language=language, answer=f"said in {language}", attempts=1)
+            for language in languages
+            for number in range(3)
+        )
+        text = shown(result(items=len(finished), finished=finished))
+        assert len(re.findall("said in", text)) == len(set(re.findall(r"said in (\w\w)", text))) == 5
 
     def test_answers_are_no_markup_and_none_is_cut(self) -> None:
         answer = "[bold]\\n" + "和食の味の土台は" * 12 + "الأسطرلاب آلة فلكية"

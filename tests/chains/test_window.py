@@ -116,6 +116,16 @@ def test_an_estimate_is_not_below_a_true_count(text, server):
     assert estimate >= server.model().get_num_tokens_from_messages([HumanMessage(text * 20)]) - 10
 
 
+def test_what_stands_in_for_a_model_is_estimated():
+    stand_in = RunnableLambda(lambda _: AIMessage("a"))
+    window = find_window(stand_in, 100)
+    assert window.count([HumanMessage("x" * 300)]) == find_window(sized(None), 100).count(
+        [HumanMessage("x" * 300)]
+    )
+    assert window.fits([HumanMessage("x" * 60)])
+    assert not window.fits([HumanMessage("x" * 600)])
+
+
 def test_tool_calls_and_blocks_are_estimated_too():
     window = Window(1, sized(None))
     call = AIMessage("", tool_calls=[{"name": "depth", "args": {"place": "x" * 300}, "id": "1"}])

@@ -154,6 +154,15 @@ def test_what_adds_nothing_teaches_and_is_bounded_by_bytes(make_model):
     assert len(LETTER) < request.bound() < len(LETTER) + 200
 
 
+def test_a_picture_is_bounded_by_the_models_window_not_by_its_bytes(make_model):
+    """A short link may lead to a large picture."""
+    picture = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
+    messages = [HumanMessage([{"type": "text", "text": "What is this?"}, picture])]
+    assert _request(make_model(profile=PROFILE), messages).bound() == 5_000_000
+    assert _request(make_model(profile={}), messages).bound() is None
+    assert _request(make_model(profile={}), [HumanMessage("What is this?")]).bound() < 100
+
+
 def test_a_prompt_cut_short_teaches_nothing_but_is_bounded(make_model):
     request = _request(make_model(truncation="auto"))
     assert request.measure().raw_tokens == 0
