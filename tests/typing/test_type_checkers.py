@@ -47,6 +47,8 @@ Found = list[tuple[str, int, str]]
 def run(*command: str, cwd: Path) -> str:
     """Run a checker with no way to the network; return what it says."""
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    # --verifytypes looks for the packages of the first Python on the path, whatever it is told
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
     offline = {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1", "PYRIGHT_PYTHON_CACHE_DIR": str(cwd / "pyright")}
     environment = {
         name: value
@@ -56,7 +58,7 @@ def run(*command: str, cwd: Path) -> str:
     result = subprocess.run(  # noqa: S603
         [sys.executable, "-m", *command],
         cwd=cwd,
-        env={**environment, **nowhere, **offline},
+        env={**environment, **path, **nowhere, **offline},
         capture_output=True,
         text=True,
         timeout=FIRST_RUN_SECONDS,
