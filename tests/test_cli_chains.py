@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -18,16 +19,22 @@ import pytest
 
 import chains
 from lc_service.cli import main
+from lc_service.cli.task import tasks
 from lc_service.simulator import Simulator
 
 TIDES = "High water is at six in the morning. Low water is at noon. The causeway is dry for three hours."
 LAMP = "The lamp of the lighthouse is lit at dusk by the keeper. He puts it out when the sun is up."
+LIGHT = {
+    "type": "object",
+    "properties": {"keeper": {"type": "string", "description": "Who lights it."}, "lit": {"type": "string"}},
+    "required": ["keeper"],
+}
 ARGUMENTS: dict[str, list[str]] = {
-    "ask": ["-i", "question=When is high water?"],
+    "ask": ["--question", "When is high water?"],
     "summarize": ["--set", "max_sentences=1"],
     "translate": ["-i", "target_language=German", "-i", 'glossary={"lamp": "Leuchte"}'],
     "rewrite": ["-i", "tone=formal"],
-    "extract": ["--schema", "harbour:Light"],
+    "extract": ["--schema", "light.json"],
     "classify": ["--label", "tides=about water", "--label", "light"],
     "answer_with_sources": ["-i", "question=When is the lamp lit?", "--set", "max_passages=1"],
     "critique_and_revise": ["-i", "task=Describe a tide.", "--set", "max_rounds=1"],
@@ -46,6 +53,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Simulato
     (tmp_path / "harbour.py").write_text(
         "from pydantic import BaseModel\nclass Light(BaseModel):\n    keeper: str\ndef build(): ...\n"
     )
+    (tmp_path / "light.json").write_text(json.dumps(LIGHT), encoding="utf-8")
     with Simulator(api_key="sk-right") as simulator:
         monkeypatch.setenv("OPENAI_BASE_URL", simulator.base_url)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-right")
@@ -97,18 +105,19 @@ def test_every_chain_is_listed_with_its_inputs(capsys: pytest.CaptureFixture[str
     for about in listed.values():
         assert about["summary"].endswith(".")
         assert int(about["prompt_version"]) >= 1
+        assert about["gives"]
         assert all(given["description"] for given in about["inputs"].values())
     assert listed["translate"]["inputs"]["target_language"]["required"] is True
     assert listed["translate"]["inputs"]["glossary"]["required"] is False
 
 
-def test_the_list_fits_a_narrow_terminal(
+def test_the_list_fits_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["chains"]) == 0
     out = capsys.readouterr().out
-    assert max(map(len, out.splitlines())) <= 60
+    assert max(map(len, out.splitlines())) <= 80
     assert "[source_language]" in out
 
 
@@ -159,9 +168,13 @@ def test_a_file_that_fails_loses_no_other(server: Simulator, capsys: pytest.Capt
     assert spent(err) == billed(server)
 
 
-def test_objects_and_labels_may_be_several(server: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["chain", "extract", "lamp.txt", "--schema", "harbour:Light", "--several"]) == 0
-    assert all(set(light) == {"keeper"} for light in json.loads(capsys.readouterr().out))
+@pytest.mark.parametrize("schema", ["harbour:Light", "light.json"])
+def test_objects_may_be_several(schema: str, server: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chain", "extract", "lamp.txt", "--schema", schema, "--several"]) == 0
+    assert all({"keeper"} <= set(light) <= {"keeper", "lit"} for light in json.loads(capsys.readouterr().out))
+
+
+def test_labels_may_be_several(server: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chain", "classify", "lamp.txt", "--label", "a", "--label", "b", "--several"]) == 0
     assert isinstance(json.loads(capsys.readouterr().out), list)
 
@@ -217,11 +230,22 @@ WRONG: list[tuple[list[str], str]] = [
     (["translate", "lamp.txt", "-i", "target_language=de", "-i", "glossary=x"], "lamp.txt: glossary: "),
     (["rewrite", "lamp.txt"], "nothing is asked for: give a tone, an audience or a length"),
     (["classify", "lamp.txt", "--label", "one"], "classify needs labels to choose from"),
-    (["extract", "lamp.txt"], "extract needs to know what: --schema MODULE:CLASS"),
+    (["extract", "lamp.txt"], "extract needs to know what: --schema FILE.json"),
+    (["extract", "lamp.txt", "--schema", "none.json"], "--schema: none.json cannot be read: No such file"),
+    (
+        ["extract", "lamp.txt", "--schema", "lamp.txt"],
+        "--schema: lamp.txt is no JSON: Expecting value",
+    ),
+    (["extract", "lamp.txt", "--schema", "list.json"], "--schema: list.json: it has to be of an object"),
+    (
+        ["extract", "lamp.txt", "--schema", "all.json"],
+        "--schema: all.json: schema.a has 'allOf', which",
+    ),
     (["extract", "lamp.txt", "--schema", "harbour:build"], "--schema: The module harbour has no class build"),
-    (["extract", "lamp.txt", "--schema", "harbour"], "--schema: 'harbour' names nothing: write module:class"),
+    (["extract", "lamp.txt", "--schema", "harbour"], "--schema: harbour cannot be read: No such file"),
     (["extract", "lamp.txt", "--schema", "pathlib:Path"], "schema must be a Pydantic model"),
     (["summarize", "lamp.txt", "--schema", "harbour:Light"], "summarize has no use for --schema"),
+    (["summarize", "lamp.txt", "--question", "x"], "summarize takes text, title; not 'question'"),
     (["ask", "-i", "question=x", "--label", "a"], "ask has no use for --label"),
     (["summarize", "lamp.txt", "--several"], "summarize has no use for --several"),
 ]
@@ -233,11 +257,21 @@ def test_what_is_wrong_is_one_line_and_costs_nothing(
 ) -> None:
     Path("picture.png").write_bytes(b"\x89PNG\xff")
     Path("blank.txt").write_text(" \n")
+    Path("list.json").write_text('{"type": "array", "items": {"type": "string"}}')
+    Path("all.json").write_text('{"properties": {"a": {"allOf": []}}}')
     assert main(["chain", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert error_line(err).startswith(words)
     assert server.requests == []
+
+
+def test_what_gives_no_text_says_so() -> None:
+    for name in ARGUMENTS:
+        of_text = inspect.signature(getattr(chains, f"build_{name}_chain")).return_annotation.endswith(
+            ", str]"
+        )
+        assert (tasks()[name].gives == "text") == of_text, name
 
 
 def test_a_refused_key_is_told_without_it(

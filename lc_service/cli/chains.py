@@ -13,7 +13,6 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +22,7 @@ from rich.status import Status
 from rich.table import Table
 
 from lc_service import clock
+from lc_service.cli.given import STDIN, read_text
 from lc_service.cli.options import (
     INTERRUPTED,
     OK,
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from lc_service.cli.task import Task
     from lc_service.retry.event import RetryEvent
 
-_STDIN = "-"
-
 
 def chains(
     *,
@@ -54,7 +52,7 @@ def chains(
 ) -> int:
     """List the chains that come along, with their inputs.
 
-    What each is for, and how to use it in Python: docs/chains.md. `lc-service chain NAME` runs one.
+    An input in brackets may be left out. `lc-service chain NAME` runs one; docs/chains.md has more of each.
     """
     del debug
     from lc_service.cli.task import tasks
@@ -64,11 +62,12 @@ def chains(
         typer.echo(as_json(rows))
         return OK
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("Chain", "What it does", "Inputs"):
-        table.add_column(heading, overflow="fold")
+    longest = max(len(name) for task in tasks().values() for name in task.inputs) + len("[]")
+    for heading in ("Chain", "What it does", "Inputs", "Gives", "Prompt"):
+        table.add_column(heading, overflow="fold", min_width=longest if heading == "Inputs" else None)
     for task in tasks().values():
         inputs = [name if name in task.required else f"[{name}]" for name in task.inputs]
-        table.add_row(task.name, task.summary, ", ".join(inputs))
+        table.add_row(task.name, task.summary, ", ".join(inputs), task.gives, task.version)
     Console(highlight=False, markup=False).print(table)
     return OK
 
@@ -78,7 +77,9 @@ def _as_dict(task: Task) -> dict[str, Any]:
         name: {"required": name in task.required, "description": schema.get("description", "")}
         for name, schema in task.inputs.items()
     }
-    about = {"summary": task.summary, "prompt_version": task.version, "inputs": inputs}
+    about = {
+        "summary": task.summary, "inputs": inputs, "gives": task.gives, "prompt_version": task.version
+    }  # fmt: skip
     return about if task.why_not is None else about | {"only_in_python": task.why_not}
 
 
@@ -97,12 +98,14 @@ def chain(
             "--input", "-i", metavar="NAME=VALUE", help="An input of the chain; may be given several times."
         ),
     ] = None,
+    question: Annotated[str | None, option(metavar="TEXT", help="Short for --input question=TEXT.")] = None,
     labels: Annotated[
         list[str] | None,
         option("--label", metavar="NAME[=MEANING]", help="A label to choose; classify needs two or more."),
     ] = None,
     schema: Annotated[
-        str | None, option(metavar="MODULE:CLASS", help="What to extract: a Pydantic class.")
+        str | None,
+        option(metavar="FILE.json", help="What to extract: a JSON schema, or MODULE:CLASS of Pydantic's."),
     ] = None,
     several: Annotated[
         bool, typer.Option("--several", help="Any number of labels of a text, or of objects in it.")
@@ -129,13 +132,16 @@ def chain(
     The key is OPENAI_API_KEY. Without one, and without a URL, the built-in simulator answers.
     """
     del debug
-    from lc_service.cli.task import Choices, read_labels, task_named
+    from lc_service.cli.given import Choices, read_labels, read_schema
+    from lc_service.cli.task import task_named
 
     err = Console(stderr=True, highlight=False)
     set_up_logging(err, verbose)
     task = task_named(name)
-    given = task.read_input(inputs or ())
-    choices = Choices(read_labels(labels or ()), _load(schema), several, task.read_settings(settings or ()))
+    asked = [f"question={question}"] if question is not None else []
+    given = task.read_input([*(inputs or ()), *asked])
+    what = None if schema is None else read_schema(schema)
+    choices = Choices(read_labels(labels or ()), what, several, task.read_settings(settings or ()))
     task.check_choices(choices)
     texts = _read(task, files or [], given)
     values = _values(task, texts, given)
@@ -162,39 +168,16 @@ def chain(
             return verdict(answers)
 
 
-def _load(target: str | None) -> type[Any] | None:
-    if target is None:
-        return None
-    from lc_service.demo import ChainTargetError, load_object
-
-    try:
-        found: type[Any] = load_object(target, "class", example="invoices:Invoice")
-    except ChainTargetError as error:
-        raise CommandError(f"--schema: {error}") from error
-    return found
-
-
 def _read(task: Task, files: Sequence[str], given: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what the files hold, by their names; what is piped in where a text is needed and none named."""
     needs_text = task.takes_documents or (task.files_are in task.required and task.files_are not in given)
     if not files and needs_text and not sys.stdin.isatty():
-        files = [_STDIN]
+        files = [STDIN]
     if task.takes_documents and not files:
         raise CommandError(f"{task.name} searches documents: name some files")
     if files and task.files_are in given:
         raise CommandError(f"a file is the {task.files_are}: give either, not both")
-    return [(name, _text(name)) for name in files]
-
-
-def _text(name: str) -> str:
-    try:
-        data = sys.stdin.buffer.read() if name == _STDIN else Path(name).read_bytes()
-    except OSError as error:
-        raise CommandError(f"{name} cannot be read: {error.strerror}") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CommandError(f"{name} is no text in UTF-8") from error
+    return [(name, read_text(name)) for name in files]
 
 
 def _values(task: Task, texts: Sequence[tuple[str, str]], given: dict[str, Any]) -> list[dict[str, Any]]:

@@ -8,17 +8,16 @@ paid for here; whatever a user gives is held against it before anything is.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import inspect
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from lc_service.cli.given import Choices, json_or_text, read_pairs, wrong_settings
 from lc_service.cli.options import CommandError
 
 if TYPE_CHECKING:
@@ -36,27 +35,18 @@ _ONLY_IN_PYTHON = {
     "chat": "it needs a conversation: use lc-service chat, or build_chat_chain in Python",
     "route": "it needs chains to choose from: use build_route_chain in Python",
 }
+_GIVES = {
+    "answer_with_sources": "an answer and its citations, as JSON",
+    "chat": "a message",
+    "classify": "a label and its confidence, as JSON",
+    "extract": "an object of your schema, as JSON",
+    "route": "what the chosen chain gives",
+}
+"""What is no text."""
 _NOT_SETTINGS = frozenset({
     "model", "labels", "schema", "several", "examples", "retriever", "documents", "embeddings",
     "critic", "routes", "default",
 })  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What a user says of how a chain is made.
-
-    Attributes:
-        labels: Labels, with what they mean or "".
-        schema: A Pydantic class; None where none was named.
-        is_several: Whether any number of labels or objects is asked for.
-        settings: Further options of the chain's factory.
-    """
-
-    labels: Mapping[str, str] = field(default_factory=dict)
-    schema: type[Any] | None = None
-    is_several: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +75,11 @@ class Task:
     def version(self) -> str:
         """The version of its prompts."""
         return str(importlib.import_module(f"{_PACKAGE}.{self.name}").PROMPT_VERSION)
+
+    @property
+    def gives(self) -> str:
+        """What comes out, in words."""
+        return _GIVES.get(self.name, "text")
 
     @property
     def files_are(self) -> str | None:
@@ -132,10 +127,10 @@ class Task:
             CommandError: A pair is none, or the chain has no such input.
         """
         values: dict[str, Any] = {}
-        for name, value in _pairs(given, "--input"):
+        for name, value in read_pairs(given, "--input"):
             if name not in self.inputs:
-                raise CommandError(f"{self.name} takes {_listed(self.inputs)}; not {name!r}")
-            values[name] = value if _may_be_text(self.inputs[name]) else _json_or_text(value)
+                raise CommandError(f"{self.name} takes {', '.join(self.inputs)}; not {name!r}")
+            values[name] = value if _may_be_text(self.inputs[name]) else json_or_text(value)
         return values
 
     def check(self, value: Mapping[str, Any], of: str) -> None:
@@ -169,11 +164,11 @@ class Task:
         """
         known = [name for name in self._parameters() if name not in _NOT_SETTINGS]
         values: dict[str, Any] = {}
-        for name, value in _pairs(given, "--set"):
+        for name, value in read_pairs(given, "--set"):
             if name not in known:
-                has = f"has {_listed(known)}" if known else "has no options"
+                has = f"has {', '.join(known)}" if known else "has no options"
                 raise CommandError(f"{self.name} {has}; not {name!r}")
-            values[name] = _json_or_text(value)
+            values[name] = json_or_text(value)
         return values
 
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -192,7 +187,7 @@ class Task:
         if needs_labels and len(choices.labels) < 2:
             raise CommandError("classify needs labels to choose from: --label praise --label complaint …")
         if needs_schema and choices.schema is None:
-            raise CommandError("extract needs to know what: --schema MODULE:CLASS, a Pydantic class of yours")
+            raise CommandError("extract needs to know what: --schema FILE.json, a JSON schema")
         for is_given, is_used, name in (
             (bool(choices.labels), needs_labels, "--label"),
             (choices.schema is not None, needs_schema, "--schema"),
@@ -217,7 +212,7 @@ class Task:
             settings["several"] = choices.is_several
         if choices.schema is not None:
             positional.append(list[choices.schema] if choices.is_several else choices.schema)  # type: ignore[name-defined]  # known at run time
-        with _wrong_settings():
+        with wrong_settings():
             if self.takes_documents:
                 of_chain = inspect.signature(self._factory).parameters
                 of_index = {name: settings.pop(name) for name in [*settings] if name not in of_chain}
@@ -248,47 +243,9 @@ def task_named(name: str) -> Task:
     return task
 
 
-def read_labels(given: Sequence[str]) -> dict[str, str]:
-    """Read labels, each with what it means after a `=` or without."""
-    return {name.strip(): meaning.strip() for name, _, meaning in (label.partition("=") for label in given)}
-
-
 def _chains() -> Any:
     return importlib.import_module(_PACKAGE)  # it knows nothing of this package, nor this of it
 
 
-def _listed(names: Sequence[str] | Mapping[str, object]) -> str:
-    return ", ".join(names)
-
-
-def _pairs(given: Sequence[str], name: str) -> Iterator[tuple[str, str]]:
-    for pair in given:
-        key, is_there, value = pair.partition("=")
-        if not is_there or not key:
-            raise CommandError(
-                f"{name} takes NAME=VALUE; {pair!r} has no =" if key else f"{name} takes NAME=VALUE"
-            )
-        yield key.strip().replace("-", "_"), value
-
-
 def _may_be_text(schema: Mapping[str, Any]) -> bool:
     return any(one.get("type") == "string" for one in (schema, *schema.get("anyOf", ())))
-
-
-def _json_or_text(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
-
-
-@contextlib.contextmanager
-def _wrong_settings() -> Iterator[None]:
-    try:
-        yield
-    except (TypeError, ValueError, ImportError) as error:
-        first = str(error).partition("\n")[0]
-        if (errors := getattr(error, "errors", None)) is not None:  # Pydantic's own text has many lines
-            problem = errors(include_input=False, include_url=False)[0]
-            first = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-        raise CommandError(first) from error
