@@ -4,7 +4,7 @@ VENV ?= .venv
 INSTALL_SECONDS ?= 600
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-servers check format graphs bench notebook clean
+.PHONY: demo test test-servers coverage check format graphs bench notebook clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -30,6 +30,9 @@ test: $(VENV)/dev.stamp  ## run the tests
 test-servers: $(VENV)/dev.stamp  ## run the package against servers that others wrote (the first time: six minutes)
 	$(BIN)/python tests/servers/install.py --seconds $(INSTALL_SECONDS) aimock litellm llama
 	$(BIN)/python -m pytest tests/servers -m '' -n 0 --timeout=180 $(ARGS)
+
+coverage: $(VENV)/dev.stamp  ## run the tests and tell which branches they take (95 % at least)
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
 check: $(VENV)/dev.stamp  ## lint, types, layers
 	$(BIN)/ruff check .
@@ -59,4 +62,4 @@ notebook:  $(VENV)/dev.stamp  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) .bench .servers .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .bench .servers .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
