@@ -9,11 +9,13 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,7 @@ from lc_service.simulator import Simulator
 
 DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
 COMMAND = (sys.executable, "-m", "lc_service")
+COMMANDS = ("demo", "chat", "chains", "chain", "usage", "simulate")
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -524,9 +527,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"lc-service \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize(
-    "words", ["", "--help", "demo --help", "chat --help", "usage --help", "simulate --help"]
-)
+@pytest.mark.parametrize("words", ["", "--help", *(f"{command} --help" for command in COMMANDS)])
 def test_help_documents_the_exit_codes(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) == 0
     out = " ".join(capsys.readouterr().out.split())
@@ -566,8 +567,45 @@ SETTINGS = """\
 (`OPENAI_API_KEY`, `OPENAI_BASE_URL`, `LC_SERVICE_MODEL`, …), then from a `.env` file."""
 
 
+FILES = {
+    "tides.txt": "High water is at six in the morning. Low water is at noon. The causeway is dry till three.",
+    "lamp.txt": "The lamp of the lighthouse is lit at dusk by the keeper. He puts it out when the sun is up.",
+    "light.json": '{"type": "object", "properties": {"keeper": {"type": "string"}}, "required": ["keeper"]}',
+}
+EXAMPLES = {
+    "chains": ["chains"],
+    "chain": [
+        "chain summarize tides.txt lamp.txt --set max_sentences=1",
+        "chain ask lamp.txt --question 'Who lights the lamp?' --json",
+        "chain classify tides.txt --label 'tide=water and its hours' --label light",
+        "chain extract lamp.txt --schema light.json",
+        "chain translate tides.txt",
+    ],
+}
+
+
+def _printed(name: str) -> str:
+    """Run a command's examples against the simulator, and write what a terminal shows."""
+    shown = []
+    with tempfile.TemporaryDirectory() as directory:
+        for file, text in FILES.items():
+            Path(directory, file).write_text(text, encoding="utf-8")
+            if any(file in words for words in EXAMPLES[name]):
+                shown.append(f"$ cat {file}\n{text}\n")
+        for words in EXAMPLES[name]:
+            done = subprocess.run(  # noqa: S603
+                [*COMMAND, *shlex.split(words)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=50,
+                check=False, text=True, encoding="utf-8", cwd=directory, env=environment(),
+            )  # fmt: skip
+            out = "\n".join(line.rstrip() for line in done.stdout.splitlines() if line.strip())
+            out = re.sub(r"\d+\.\d s$", "0.4 s", out, flags=re.MULTILINE)
+            shown.append(f"$ lc-service {words}\n{out}\n")
+    return "```console\n" + "\n".join(shown) + "```"
+
+
 def reference() -> str:
-    """Write the reference from what the commands say of themselves."""
+    """Write the reference from what the commands say of themselves, and print."""
     root: Any = typer.main.get_command(app)
     parts = [
         "# Command line",
@@ -582,6 +620,7 @@ def reference() -> str:
         argument = "".join(f" {p.metavar if p.required else f'[{p.name.upper()}]'}" for p in arguments)
         parts += [f"## lc-service {name}", f"    lc-service {name} [OPTIONS]{argument}"]
         parts += [_joined(command.help), _options(command)]
+        parts += ["For instance:", _printed(name)] if name in EXAMPLES else []
     codes = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
     parts += ["## Exit codes", f"| Code | Meaning |\n|---|---|\n{codes}"]
     parts += ["An error is one line on stderr; `--debug` adds its traceback, which may quote prompts."]
@@ -607,8 +646,13 @@ def _options(command: Any) -> str:
     return "\n".join(rows)
 
 
-def test_the_reference_is_in_step_with_the_help() -> None:
-    assert DOCS.read_text(encoding="utf-8") == reference(), "run: python tests/test_cli.py > docs/cli.md"
+def _without_prices(text: str) -> str:
+    return re.sub(r'(?<=\$|")\d+\.\d+', "0", text)  # those of today's price list
+
+
+def test_the_reference_is_in_step_with_the_commands() -> None:
+    told = _without_prices(DOCS.read_text(encoding="utf-8"))
+    assert told == _without_prices(reference()), "run: python tests/test_cli.py > docs/cli.md"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line: `lc-service demo | chat | simulate`.
+"""The command line: `lc-service demo | chat | chains | chain | usage | simulate`.
 
 Every error is one line on stderr, with an exit code that says of what kind it is. A command imports what it
 needs when it runs, so that `--help` is quick; the work itself is done elsewhere.
