@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 import chains
 from lc_service.cli import main
@@ -272,6 +273,38 @@ def test_what_gives_no_text_says_so() -> None:
             ", str]"
         )
         assert (tasks()[name].gives == "text") == of_text, name
+
+
+def test_one_text_is_streamed(server: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chain", "summarize", "lamp.txt"]) == 0
+    assert json.loads(server.requests[0].body)["stream"] is True
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_a_retry_is_survived_and_counted(server: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
+    with Simulator(faults=["server_error", "ok"]) as failing:
+        assert main(["chain", "summarize", "lamp.txt", "--base-url", failing.base_url]) == 0
+        out, err = capsys.readouterr()
+        assert "lamp" in out
+        assert spent(err)[2] == 2
+        assert spent(err) == billed(failing)
+
+
+def test_ctrl_c_during_the_only_answer(
+    server: Simulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    echo = typer.echo
+
+    def interrupted(message: object = "", **options: Any) -> None:
+        echo(message, **options)
+        if options.get("nl") is False and message:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.echo", interrupted)
+    assert main(["chain", "summarize", "lamp.txt"]) == 130
+    out, err = capsys.readouterr()
+    assert out.endswith("\n")
+    assert error_line(err).startswith("interrupted; ")
 
 
 def test_a_refused_key_is_told_without_it(
