@@ -32,6 +32,7 @@ test-servers: $(VENV)/dev.stamp  ## run the package against servers that others 
 	$(BIN)/python -m pytest tests/servers -m '' -n 0 --timeout=180 $(ARGS)
 
 coverage: $(VENV)/dev.stamp  ## run the tests and tell which branches they take (95 % at least)
+	mkdir -p .coverage.d && chmod 777 .coverage.d  # some tests run as nobody
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
 check: $(VENV)/dev.stamp  ## lint, types, layers
@@ -62,4 +63,4 @@ notebook:  $(VENV)/dev.stamp  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) .bench .servers .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .bench .servers .coverage.d .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

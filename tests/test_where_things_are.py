@@ -35,6 +35,7 @@ KNOW_A_WORD_OF_IT = {
     "chains/form.py": "a refusal, and why an answer ended, in LangChain's metadata",
     "chains/window.py": "a turn's tool calls, which LangChain's trimming has no word for",
     "lc_service/accounting/prompt.py": "what of a message is sent, and so counted",
+    "lc_service/accounting/reported.py": "why an answer ended, in LangChain's metadata",
     "lc_service/accounting/telemetry/call_span.py": "parameters that OpenTelemetry has attributes for",
     "lc_service/accounting/token_counter.py": "the dictionary of the original's get_stats",
     "lc_service/accounting/usage.py": "usage in every form that it comes in",

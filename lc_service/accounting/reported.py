@@ -5,7 +5,7 @@ Reads LangChain's results of any provider, whole or streamed. Estimates nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,15 +24,17 @@ class Reported:
         model: The model that answered.
         service_tier: The tier that it was served on, which sets the price.
         is_cached: Whether LangChain's cache answered, and nothing was used.
+        finish_reasons: Why each choice ended, in the provider's word; none where it has no such word.
     """
 
     usage: TokenUsage | None = None
     model: str | None = None
     service_tier: str | None = None
     is_cached: bool = False
+    finish_reasons: tuple[str, ...] = ()
 
 
-def read_result(output: Mapping[str, Any] | None, generations: Iterable[Generation]) -> Reported:
+def read_result(output: Mapping[str, Any] | None, generations: Sequence[Generation]) -> Reported:
     """Read a result: its `llm_output` and the generations of one prompt.
 
     `llm_output` comes first: with several choices each message repeats the whole call's usage.
@@ -48,7 +50,14 @@ def read_result(output: Mapping[str, Any] | None, generations: Iterable[Generati
         model=output.get("model_name") or model_name(metadata),
         service_tier=output.get("service_tier") or metadata.get("service_tier"),
         is_cached=is_cached,
+        finish_reasons=finish_reasons(generations),
     )
+
+
+def finish_reasons(generations: Iterable[Generation]) -> tuple[str, ...]:
+    """Return why each choice ended, of those that tell."""
+    told = ((generation.generation_info or {}).get("finish_reason") for generation in generations)
+    return tuple(str(reason) for reason in told if reason)
 
 
 def read_usage(usage: object) -> TokenUsage | None:

@@ -57,6 +57,7 @@ class Call:
     Attributes:
         entry: The present attempt's way through the breaker, where there is one.
         is_answered: Whether an attempt has had a good answer; told before its place goes to another.
+        finish_reasons: Why each choice of the last answer ended.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Call:
         self.last_error: BaseException | None = None
         self.entry: Entry | None = None
         self.is_answered = False
+        self.finish_reasons: tuple[str, ...] = ()
         self._attempts = 0
         for counter in self.counters:
             try:
@@ -103,7 +105,7 @@ class Call:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self.span is not None:
-            self.span.end(error)
+            self.span.end(error, finish_reasons=self.finish_reasons)
 
     def attempt(self, begins: Callable[[], None] = unwatched) -> Attempt:
         """Begin the next attempt: a context manager, sync and async.
@@ -330,6 +332,7 @@ class Attempt(Evidence):
             guarded("a counter", counter.on_attempt, record)
         if call.span is not None:
             call.span.on_attempt(record)
+            call.finish_reasons = self.reported.finish_reasons
         return error, record
 
     def _record(self, error: BaseException | None) -> AttemptRecord:

@@ -15,7 +15,7 @@ from typing import cast
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 
-from lc_service.accounting.reported import Reported, model_name, read_usage
+from lc_service.accounting.reported import Reported, finish_reasons, model_name, read_usage
 from lc_service.models.answer import READING_ERRORS, caused, known, mark_malformed
 from lc_service.models.pipeline import Attempt
 from lc_service.retry.errors import (
@@ -152,7 +152,8 @@ class StreamEnd:
             model = model_name(info) or model
             service_tier = info.get("service_tier") or service_tier
         told = read_usage(usage) if usage is not None else None
-        return Reported(usage=told, model=model, service_tier=service_tier)
+        reasons = finish_reasons(self._chunks)
+        return Reported(usage=told, model=model, service_tier=service_tier, finish_reasons=reasons)
 
 
 def _text(chunk: ChatGenerationChunk) -> str:

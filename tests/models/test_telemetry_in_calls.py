@@ -107,6 +107,7 @@ def test_a_call_is_one_span_with_what_was_billed(
     assert told.get("gen_ai.request.temperature") == (0.5 if is_chat else None)
     assert told.get("gen_ai.request.stream", False) is ("stream" in shape)
     assert ("gen_ai.response.time_to_first_chunk" in told) is ("stream" in shape)
+    assert told.get("gen_ai.response.finish_reasons") == (("stop",) if is_chat else None)
     assert told["lc_service.attempts"] == 1
     assert told["gen_ai.usage.input_tokens"] == billed.input_tokens
     assert told.get("gen_ai.usage.output_tokens", 0) == billed.output_tokens
@@ -159,3 +160,9 @@ def test_the_call_is_in_the_callers_trace_and_its_request_in_the_calls(
     assert call.parent.span_id == outer.get_span_context().span_id
     (during,) = seen
     assert during.get_span_context().span_id == call.context.span_id
+
+
+def test_each_choice_tells_why_it_ended(simulate: Any, make_model: Any, backend: Backend) -> None:
+    simulate()
+    make_model(telemetry=backend.telemetry, n=2, max_tokens=3).invoke(PROMPT)
+    assert backend.span.attributes["gen_ai.response.finish_reasons"] == ("length", "length")
