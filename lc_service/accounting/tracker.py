@@ -5,7 +5,7 @@ Invariant: trackers nest, and none counts a call twice. A tracker ends with its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -53,6 +53,7 @@ class _Tracker(TokenCounter):
         return not self.is_closed or run_id in self._runs
 
 
+_looks: list[Callable[[], Iterable[TokenCounter]]] = []
 _tracker: ContextVar[_Tracker | None] = ContextVar("lc_service_tracker", default=None)
 # Once, at import: LangChain keeps every hook for ever.
 register_configure_hook(_tracker, inheritable=True)
@@ -83,7 +84,7 @@ def counters_among(handlers: Iterable[object]) -> tuple[TokenCounter, ...]:
     """Return the counters that a run's attempts are shown to, each once.
 
     They are those among its handlers, the tracker of this context, and the trackers around each, as long as
-    their blocks have not ended.
+    their blocks have not ended; and those that are found elsewhere, where none of these counts for them.
     """
     found: dict[int, TokenCounter] = {}
     for handler in (*handlers, _tracker.get()):
@@ -92,7 +93,16 @@ def counters_among(handlers: Iterable[object]) -> tuple[TokenCounter, ...]:
             if not getattr(counter, "is_closed", False):
                 found[id(counter)] = counter
             counter = getattr(counter, "outer", None)
+    for look in _looks:
+        for other in look():
+            if all(other.usage is not each.usage for each in found.values()):
+                found[id(other)] = other
     return tuple(found.values())
+
+
+def look_also(look: Callable[[], Iterable[TokenCounter]]) -> None:
+    """Have counters looked for as each call begins, by a function that is quick and never raises."""
+    _looks.append(look)
 
 
 @contextmanager

@@ -19,8 +19,10 @@ from langgraph.runtime import Runtime
 
 from lc_service.accounting.budget import Budget
 from lc_service.accounting.budget.exceeded import BudgetExceeded
-from lc_service.accounting.held import hold_to
-from lc_service.accounting.spending import Amount, Limit
+from lc_service.accounting.held import budgets_around, hold_to
+from lc_service.accounting.record import AttemptRecord
+from lc_service.accounting.spending import Amount, Limit, charge
+from lc_service.agents.own_calls import OwnCalls, count_own_calls
 from lc_service.agents.run_scope import Live, RunScopedMiddleware
 
 Scope = Literal["run", "thread"]
@@ -34,6 +36,13 @@ class LiveBudget(Live):
         self.budget = budget
         self.refusal: BudgetExceeded | None = None
         self.is_told = False
+        # Where a hook asks, it is too late to refuse: its middleware would lose what it is at.
+        self.own_calls = OwnCalls(self._spend, lambda: budget in budgets_around())
+
+    def _spend(self, record: AttemptRecord) -> None:
+        limit = self.budget.limit
+        took = charge(record, in_usd=limit.usd is not None)
+        self.budget.spend(took + Amount(requests=0 if limit.requests is None else 1))
 
     @property
     def taken(self) -> Amount:
@@ -66,8 +75,8 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
     Counted and held is whatever the agent's model and its tools ask of models of this package, attempt by
     attempt: retries, embeddings, and agents inside of tools. Room is reserved before an attempt is sent, so
     the limit of requests is never exceeded, and the others as little as `Budget` says; with `strict=True`
-    not at all. A model that another middleware calls by itself, such as the one of
-    `SummarizationMiddleware`, is not held: give that one a `budget=`.
+    not at all. What another middleware asks in a hook of its own, such as `SummarizationMiddleware`, is
+    charged when it has been answered and never refused: the agent's next request is.
 
     A run is one `invoke` or `stream`; resuming an interrupted run is another one. A thread's sum is kept in
     the agent's state, so it needs a checkpointer. What a step spent that ended in an error is in no
@@ -131,6 +140,14 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
     def name(self) -> str:
         """The middleware's name: another one for threads, so that an agent may have both."""
         return "BudgetMiddleware" if self.per == "run" else "ThreadBudgetMiddleware"
+
+    def before_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+        """Begin to count what other middleware asks."""
+        return self._published(self._live(state, runtime.execution_info))
+
+    async def abefore_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+        """Do as `before_agent`."""
+        return self.before_agent(state, runtime)
 
     @hook_config(can_jump_to=["end"])
     def before_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
@@ -222,6 +239,10 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
             content=f"The budget of this {self.per} is used up. It ends here, with what it has.",
             response_metadata={"finish_reason": "budget_exceeded", "budget": facts},
         )
+
+
+count_own_calls("live_run_budget")
+count_own_calls("live_thread_budget")
 
 
 def _told(some: Amount | Limit) -> dict[str, Any]:

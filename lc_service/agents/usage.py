@@ -1,7 +1,8 @@
 """`UsageMiddleware`: what a run of an agent used, in its state and on its last message.
 
-Invariant: what is counted is what the server bills: every attempt of the agent's model and of all models that
-its tools call, other agents' included. Prevents nothing: `BudgetMiddleware` does.
+Invariant: what is counted is what the server bills: every attempt of the agent's model, of all models that
+its tools call, other agents' included, and of those that other middleware calls. Prevents nothing:
+`BudgetMiddleware` does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing_extensions import TypedDict
 
 from lc_service.accounting.tracker import track_usage
 from lc_service.accounting.usage_report import UsageReport
+from lc_service.agents.own_calls import OwnCalls, count_own_calls
 from lc_service.agents.run_scope import Live, RunScopedMiddleware
 
 METADATA_KEY = "run_usage"
@@ -58,6 +60,8 @@ class LiveUsage(Live):
     def __init__(self, before: AgentUsage | None) -> None:
         self.report = UsageReport()
         self.before = before
+        self.own_calls = OwnCalls(self.report.add)
+        self.own_calls.usage = self.report  # by which it is known that a step of the run counts
 
 
 class UsageState(AgentState[Any]):
@@ -79,9 +83,9 @@ class UsageMiddleware(RunScopedMiddleware[LiveUsage]):
     under `response_metadata["run_usage"]`. In the course of a run the state is brought up to date with each
     answer of the model, so an interrupted run has it too.
 
-    Of models of this package every attempt is counted, of others every call. A model that another middleware
-    calls by itself, such as the one of `SummarizationMiddleware`, is not in it: `track_usage()` around the
-    whole run counts that as well. What a step used that ended in an error is in no checkpoint: this object
+    Of models of this package every attempt is counted, also of those that another middleware calls in a hook
+    of its own, such as `SummarizationMiddleware`; of other models every call of the agent's model and tools.
+    What a step used that ended in an error is in no checkpoint: this object
     remembers it for the thread, another process does not.
 
     One object serves any number of runs, threads and event loops at once.
@@ -167,3 +171,6 @@ def _with_usage(messages: list[AnyMessage], usage: AgentUsage) -> AnyMessage | N
     if not isinstance(last, (AIMessage, ToolMessage)):
         return None
     return last.model_copy(update={"response_metadata": {**last.response_metadata, METADATA_KEY: usage}})
+
+
+count_own_calls(UsageMiddleware.channel)

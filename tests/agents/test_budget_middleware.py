@@ -8,7 +8,12 @@ from typing import Any
 import openai
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware, ModelRetryMiddleware, hook_config
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    ModelRetryMiddleware,
+    SummarizationMiddleware,
+    hook_config,
+)
 from langchain.agents.structured_output import ToolStrategy
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
@@ -404,3 +409,26 @@ def test_a_model_that_would_not_ask_is_refused(simulate: Any, port: int, run_two
 def test_wrong_arguments_are_named(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BudgetMiddleware(**arguments)
+
+
+@pytest.mark.parametrize("per", ["run", "thread"])
+@pytest.mark.parametrize("limit", [{"requests": 6}, {"tokens": 2_000}, {"usd": "0.002"}], ids=str)
+def test_what_another_middleware_asks_in_its_hooks_is_charged(
+    *, limit: Any, per: Any, simulate: Any, make_model: Any, runaway: Any, run: Any
+) -> None:
+    server = simulate()
+    summary = SummarizationMiddleware(make_model(), trigger=("messages", 4), keep=("messages", 2))
+    middleware = [summary, BudgetMiddleware(**limit, per=per), runaway]
+    agent = create_agent(make_model(), [look_up], middleware=middleware, checkpointer=InMemorySaver())
+    state = run(agent, thread="1")
+    (kind,) = limit
+    amounts = {
+        "requests": lambda usage: 1, "tokens": lambda usage: usage.total_tokens, "usd": cost_of
+    }  # fmt: skip
+    spent = sum(amounts[kind](request.usage) for request in server.requests)
+    said = state["messages"][-1].response_metadata["budget"]
+    assert Decimal(said["spent"][kind]) == spent
+    summaries = sum(b"summar" in request.body.lower() for request in server.requests)
+    assert 0 < summaries < len(server.requests)
+    last_two = sum(amounts[kind](request.usage) for request in server.requests[-2:])
+    assert spent - last_two < Decimal(limit[kind])

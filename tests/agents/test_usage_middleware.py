@@ -292,15 +292,58 @@ def test_a_failed_call_is_raised_as_it_came(simulate: Any, make_model: Any, run_
         run_two_ways(create_agent(make_model(), [], middleware=[UsageMiddleware()]))
 
 
-def test_another_middlewares_own_model_is_for_track_usage(
-    simulate: Any, make_model: Any, run_two_ways: Any
+LONG = {"messages": [("user", "One."), ("ai", "Two."), ("user", "Three.")]}
+
+
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "invoke": lambda agent: agent.invoke(LONG),
+    "ainvoke": lambda agent: asyncio.run(agent.ainvoke(LONG)),
+    "stream": lambda agent: [*agent.stream(LONG, stream_mode="values")][-1],
+}
+
+
+@pytest.mark.parametrize("comes_first", [True, False])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_another_middleware_asks_in_its_hooks_is_counted(
+    simulate: Any, make_model: Any, way: str, *, comes_first: bool
 ) -> None:
-    """The documented limit: a summary is asked for outside of model and tools."""
     server = simulate()
-    summary = SummarizationMiddleware(make_model(), trigger=("messages", 1), keep=("messages", 1))
-    agent = create_agent(make_model(), [], middleware=[UsageMiddleware(), summary])
-    given = {"messages": [("user", "One."), ("ai", "Two."), ("user", "Three.")]}
+    summary = SummarizationMiddleware(make_model(), trigger=("messages", 2), keep=("messages", 1))
+    both = [summary, UsageMiddleware()] if comes_first else [UsageMiddleware(), summary]
+    agent = create_agent(make_model(), [], middleware=both)
     with track_usage() as usage:
-        state = agent.invoke(given)
-    assert (usage.total.input_tokens, usage.total.output_tokens) == billed(server)
-    assert (usage.attempts, state["usage"]["requests"]) == (2, 1)
+        state = WAYS[way](agent)
+    assert (usage.total.input_tokens, usage.total.output_tokens) == billed(server) == counted(state["usage"])
+    assert (usage.attempts, state["usage"]["requests"]) == (2, 2)
+
+
+def test_hooks_of_runs_at_once_and_of_agents_in_tools_are_counted_each_to_its_own(
+    simulate: Any, make_model: Any
+) -> None:
+    server = simulate()
+    summary = SummarizationMiddleware(make_model(), trigger=("messages", 2), keep=("messages", 1))
+    inner = create_agent(make_model(), [], middleware=[UsageMiddleware(), summary])
+    seen: list[int] = []
+
+    def ask_inner(question: str) -> str:
+        """Ask the other agent."""
+        state = inner.invoke(LONG)
+        seen.append(state["usage"]["requests"])
+        return state["messages"][-1].text
+
+    outer = create_agent(make_model(), [ask_inner], middleware=[UsageMiddleware()])
+    question = {"messages": [("user", "Use ask_inner: what is the tide?")]}
+    with ThreadPoolExecutor(4) as pool:
+        states = [*pool.map(outer.invoke, [question] * 4)]
+    assert seen == [2] * 4
+    assert [state["usage"]["requests"] for state in states] == [4] * 4
+    tokens = sum(state["usage"]["total_tokens"] for state in states)
+    assert tokens == server.bill.total.total_tokens
+
+
+def test_a_graph_without_the_middleware_counts_nothing_by_its_hooks(simulate: Any, make_model: Any) -> None:
+    server = simulate()
+    summary = SummarizationMiddleware(make_model(), trigger=("messages", 2), keep=("messages", 1))
+    with track_usage() as usage:
+        create_agent(make_model(), [], middleware=[summary]).invoke(LONG)
+    assert usage.attempts == 2 == len(server.requests)

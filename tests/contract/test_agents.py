@@ -17,6 +17,7 @@ from langchain.agents.structured_output import ToolStrategy
 from langchain_core.exceptions import ModelError
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatResult
+from langchain_core.runnables.config import var_child_runnable_config
 from langchain_openai import ChatOpenAI
 from langgraph.errors import GraphBubbleUp, GraphRecursionError
 from pydantic import BaseModel, Field
@@ -211,3 +212,26 @@ async def test_middleware_needs_both_of_its_twins(simulate, chat):
         await agent.ainvoke(ASK)
     with pytest.raises(AssertionError, match="duplicate middleware"):
         create_agent(chat(simulate()), [], middleware=[OnlySync(), OnlySync()])
+
+
+async def test_a_hook_can_read_the_running_graphs_state_by_the_config_around_it(simulate, chat):
+    """In a node, `var_child_runnable_config` has a function at `__pregel_read` that reads the channels.
+
+    Ours: what middleware asks of models in its hooks is counted to the run that the state tells of.
+    """
+    seen: list[Any] = []
+
+    class Reads(AgentMiddleware):
+        def before_model(self, state: Any, runtime: Any) -> None:
+            read = var_child_runnable_config.get()["configurable"]["__pregel_read"]
+            seen.append([message.text for message in read("messages", False)])
+            with pytest.raises(KeyError):
+                read("no such channel", False)
+
+        async def abefore_model(self, state: Any, runtime: Any) -> None:
+            self.before_model(state, runtime)
+
+    agent = create_agent(chat(simulate()), [], middleware=[Reads()])
+    agent.invoke(ASK)
+    await agent.ainvoke(ASK)
+    assert seen == [[ASK["messages"][0][1]]] * 2
