@@ -57,13 +57,16 @@ def _around() -> Iterator[TokenCounter]:
     if read is None:
         return
     for channel in _channels:
-        try:
-            live = read(channel, False)
-        except Exception:  # noqa: BLE001  another graph's node; or langgraph has changed: no reason to fail
-            continue
-        counter = getattr(live, "own_calls", None)
+        counter = getattr(_value(read, channel), "own_calls", None)
         if isinstance(counter, OwnCalls) and not counter.is_inside():
             yield counter
+
+
+def _value(read: Any, channel: str) -> object:
+    try:
+        return read(channel, False)
+    except Exception:  # noqa: BLE001  another graph's node; or langgraph has changed: no reason to fail a call
+        return None
 
 
 look_also(_around)
