@@ -11,15 +11,20 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import typer
 
 import chains
-from lc_service.cli import main
+from lc_service import AttemptRecord, TokenUsage, UsageReport
+from lc_service.accounting.record import Certainty
+from lc_service.cli import main, outcome
 from lc_service.cli.task import tasks
 from lc_service.simulator import Simulator
 
@@ -316,6 +321,19 @@ def test_a_refused_key_is_told_without_it(
     out, err = capsys.readouterr()
     assert "the API key was refused" in err
     assert not re.search("sk-wrong|lighthouse", out + err)
+
+
+def test_a_cost_that_is_known_in_part_is_called_so() -> None:
+    usage, tokens = UsageReport(), TokenUsage(input_tokens=1_000, output_tokens=100)
+    priced = AttemptRecord(run_id=uuid4(), model="gpt-4.1-mini", usage=tokens)
+    usage.add(priced)
+    assert outcome.spent(usage, 2.0) == "1,000 tokens in, 100 out · $0.0006 · 1 request · 2.0 s"
+    usage.add(replace(priced, run_id=uuid4(), certainty=Certainty.UNKNOWN, usage=TokenUsage()))
+    assert "at least $0.0006 · 2 requests" in outcome.spent(usage, 2.0)
+    nobodys = UsageReport()
+    nobodys.add(replace(priced, model="nobody-knows"))
+    with warnings.catch_warnings(record=True):
+        assert "cost unknown" in outcome.spent(nobodys, 2.0)
 
 
 def test_what_was_paid_for_a_failure_is_told(server: Simulator, capsys: pytest.CaptureFixture[str]) -> None:

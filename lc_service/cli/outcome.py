@@ -84,8 +84,8 @@ def exit_code(error: Exception) -> int:
 
 def spent(usage: UsageReport, seconds: float) -> str:
     """Return what a run took, in a line."""
-    total, cost = usage.total, usage.cost_usd
-    price = "cost unknown" if cost is None else f"${cost:.4f}"
+    total, cost, known = usage.total, usage.cost_usd, usage.known_cost_usd
+    price = f"${cost:.4f}" if cost is not None else f"at least ${known:.4f}" if known else "cost unknown"
     requests = f"{usage.attempts} request{'' if usage.attempts == 1 else 's'}"
     facts = [f"{total.input_tokens:,} tokens in, {total.output_tokens:,} out", price, requests]
     return " · ".join([*facts, f"{seconds:.1f} s"])
