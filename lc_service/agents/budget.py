@@ -8,65 +8,22 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NotRequired, get_args
+from typing import Any, Literal, get_args
 from uuid import uuid4
 
-from langchain.agents.middleware import AgentState, ModelRequest, ModelResponse, hook_config
-from langchain.agents.middleware.types import PrivateStateAttr, ToolCallRequest
+from langchain.agents.middleware import ModelRequest, ModelResponse, hook_config
+from langchain.agents.middleware.types import ToolCallRequest
 from langchain_core.messages import AIMessage, ToolMessage
-from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.runtime import Runtime
 
 from lc_service.accounting.budget import Budget
 from lc_service.accounting.budget.exceeded import BudgetExceeded
-from lc_service.accounting.held import budgets_around, hold_to
-from lc_service.accounting.record import AttemptRecord
-from lc_service.accounting.spending import Amount, Limit, charge
-from lc_service.agents.own_calls import OwnCalls, count_own_calls
-from lc_service.agents.run_scope import Live, RunScopedMiddleware
+from lc_service.accounting.held import hold_to
+from lc_service.agents.live_budget import LiveBudget, RunBudgetState, ThreadBudgetState, read, told
+from lc_service.agents.run_scope import RunScopedMiddleware
 
 Scope = Literal["run", "thread"]
 OnExceeded = Literal["end", "raise"]
-
-
-class LiveBudget(Live):
-    """A run's budget, and what it said no to."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
-        self.refusal: BudgetExceeded | None = None
-        self.is_told = False
-        # Where a hook asks, it is too late to refuse: its middleware would lose what it is at.
-        self.own_calls = OwnCalls(self._spend, lambda: budget in budgets_around())
-
-    def _spend(self, record: AttemptRecord) -> None:
-        limit = self.budget.limit
-        took = charge(record, in_usd=limit.usd is not None)
-        self.budget.spend(took + Amount(requests=0 if limit.requests is None else 1))
-
-    @property
-    def taken(self) -> Amount:
-        """What is spent or, by requests that nobody waits for any more, may yet be."""
-        reserved = self.budget.reserved  # first: what ends meanwhile counts twice rather than not at all
-        return self.budget.spent + reserved
-
-
-# Parallel tools of a resumed run may set it in one step.
-_RUN = UntrackedValue(LiveBudget, guard=False)
-_THREAD = UntrackedValue(LiveBudget, guard=False)
-
-
-class RunBudgetState(AgentState[Any]):
-    """The state of an agent with a budget for each run; nothing of it is saved."""
-
-    live_run_budget: NotRequired[Annotated[LiveBudget, _RUN, PrivateStateAttr]]
-
-
-class ThreadBudgetState(AgentState[Any]):
-    """The state of an agent with a budget for each thread: `thread_spent` is saved by the checkpointer."""
-
-    live_thread_budget: NotRequired[Annotated[LiveBudget, _THREAD, PrivateStateAttr]]
-    thread_spent: NotRequired[Annotated[dict[str, Any], PrivateStateAttr]]
 
 
 class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
@@ -79,8 +36,8 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
     charged when it has been answered and never refused: the agent's next request is.
 
     A run is one `invoke` or `stream`; resuming an interrupted run is another one. A thread's sum is kept in
-    the agent's state, so it needs a checkpointer. What a step spent that ended in an error is in no
-    checkpoint: this object remembers it for the thread, another process does not.
+    the agent's state, so it needs a checkpointer. What is in no checkpoint, spent by a step that failed, a
+    stream that was left or another run of the thread at once, this object knows; another process does not.
 
     One object serves any number of runs, threads and event loops at once. Give an agent two of them to
     limit both its runs and its threads.
@@ -167,28 +124,32 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
 
     def after_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
         """Save what the last tools spent."""
-        return self._published(self._live(state, runtime.execution_info))
+        live = self._live(state, runtime.execution_info)
+        self._finish(live, runtime.execution_info)
+        return self._published(live)
 
     async def aafter_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
         """Do as `after_agent`."""
         return self.after_agent(state, runtime)
 
-    def _begin(self, state: Any, broken: LiveBudget | None) -> LiveBudget:
+    def _begin(self, state: Any, account: Any) -> LiveBudget:
         limit = self.limit
-        budget = Budget(
+        budget: Budget = account or Budget(
             limit.usd,
             limit.tokens,
             self.strict,
             requests=limit.requests,
             name=f"of the agent's {self.per} ({uuid4().hex[:8]})",  # by which a refusal is known as its own
         )
-        if self.per == "thread":
-            spent = _read(state.get("thread_spent"))
-            budget.spend(spent if broken is None else spent.or_more(broken.taken))
-        return LiveBudget(budget)
+        if self.per == "run":
+            return LiveBudget(budget, None)
+        live = LiveBudget(budget, budget)
+        known = live.taken
+        budget.spend(read(state.get("thread_spent")).or_more(known) - known)
+        return live
 
     def _saved(self, live: LiveBudget) -> dict[str, Any]:
-        return {} if self.per == "run" else {"thread_spent": _told(live.taken)}
+        return {} if self.per == "run" else {"thread_spent": told(live.taken)}
 
     def _inside(self, live: LiveBudget) -> AbstractContextManager[None]:
         return hold_to(live.budget)
@@ -232,29 +193,10 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
     def _last_word(self, live: LiveBudget, refusal: BaseException) -> AIMessage:
         live.is_told = True
         spent = live.budget.spent
-        facts = {"per": self.per, "limit": _told(self.limit), "spent": _told(spent)}
+        facts = {"per": self.per, "limit": told(self.limit), "spent": told(spent)}
         if isinstance(refusal, BudgetExceeded):
-            facts["requested"] = _told(refusal.requested)
+            facts["requested"] = told(refusal.requested)
         return AIMessage(
             content=f"The budget of this {self.per} is used up. It ends here, with what it has.",
             response_metadata={"finish_reason": "budget_exceeded", "budget": facts},
         )
-
-
-count_own_calls("live_run_budget")
-count_own_calls("live_thread_budget")
-
-
-def _told(some: Amount | Limit) -> dict[str, Any]:
-    """Return amounts as JSON can hold them; USD as text, exactly."""
-    return {
-        "usd": None if some.usd is None else str(some.usd),
-        "tokens": some.tokens,
-        "requests": some.requests,
-    }
-
-
-def _read(told: dict[str, Any] | None) -> Amount:
-    if told is None:
-        return Amount()
-    return Amount(usd=Decimal(told["usd"]), tokens=told["tokens"], requests=told["requests"])

@@ -23,7 +23,7 @@ from langgraph.types import Command
 
 Thread = tuple[str, str]
 """A thread's id, and the namespace of the agent's graph in it."""
-MAX_BROKEN_RUNS = 4_096
+MAX_UNFINISHED_THREADS = 4_096
 ModelHandler = Callable[[ModelRequest[Any]], ModelResponse[Any]]
 AsyncModelHandler = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
 ToolResult = ToolMessage | Command[Any]
@@ -34,9 +34,14 @@ class Live(str):
 
     A text, and no more than an id to whoever serialises it: langgraph shows untracked channels in its streams
     of values and updates.
+
+    Attributes:
+        account: What a thread has in common: the next run goes on with it where this one does not end well,
+            or has not ended yet. None where runs have nothing in common.
     """
 
     is_in_state = False
+    account: Any = None
 
     def __new__(cls, *_: object) -> Self:
         """Make one with an id of its own."""
@@ -64,12 +69,12 @@ class RunScopedMiddleware(AgentMiddleware[Any, Any, Any], Generic[L]):
         self._lock = threading.Lock()
         # Steps of a resumed run that begin at once, before any could put the run into the state.
         self._resumed: WeakValueDictionary[Thread | None, L] = WeakValueDictionary()
-        # Runs that an error ended: what their last step spent is not in any checkpoint.
-        self._broken: OrderedDict[Thread | None, L] = OrderedDict()
+        # Of threads with a run under way, failed, interrupted or left: not all of it is in a checkpoint.
+        self._unfinished: OrderedDict[Thread, Any] = OrderedDict()
 
     @abstractmethod
-    def _begin(self, state: Any, broken: L | None) -> L:
-        """Begin a run; `broken` is the one before on this thread, where an error ended it."""
+    def _begin(self, state: Any, account: Any) -> L:
+        """Begin a run; `account` is that of an unfinished one on this thread, or None."""
 
     @abstractmethod
     def _saved(self, live: L) -> dict[str, Any]:
@@ -147,7 +152,8 @@ class RunScopedMiddleware(AgentMiddleware[Any, Any, Any], Generic[L]):
         except BaseException as error:
             step.result = instead(live, error)
             if step.result is None:
-                self._note_broken(live, _thread(info))
+                with self._lock:
+                    self._resumed.pop(_thread(info), None)
                 raise
 
     def _answer(self, step: _Step[L]) -> ExtendedModelResponse[Any]:
@@ -176,7 +182,8 @@ class RunScopedMiddleware(AgentMiddleware[Any, Any, Any], Generic[L]):
             # Tools are a run's first step where it is resumed, and then several may begin at once.
             live = self._resumed.get(thread) if is_tool else None
             if live is None:
-                live = self._begin(state, self._broken.pop(thread, None))
+                live = self._begin(state, None if thread is None else self._unfinished.get(thread))
+                self._note_unfinished(live, thread)
             if is_tool and thread is not None:
                 self._resumed[thread] = live
             else:
@@ -184,15 +191,20 @@ class RunScopedMiddleware(AgentMiddleware[Any, Any, Any], Generic[L]):
         state[self.channel] = live  # the step's own copy: another middleware may repeat the step
         return live
 
-    def _note_broken(self, live: L, thread: Thread | None) -> None:
-        if thread is None:
+    def _note_unfinished(self, live: L, thread: Thread | None) -> None:
+        if thread is None or live.account is None:
             return
+        self._unfinished[thread] = live.account
+        self._unfinished.move_to_end(thread)
+        if len(self._unfinished) > MAX_UNFINISHED_THREADS:
+            self._unfinished.popitem(last=False)
+
+    def _finish(self, live: L, info: ExecutionInfo | None) -> None:
+        """Take note that what is saved of a run is all of it."""
+        thread = _thread(info)
         with self._lock:
-            self._resumed.pop(thread, None)
-            self._broken[thread] = live
-            self._broken.move_to_end(thread)
-            if len(self._broken) > MAX_BROKEN_RUNS:
-                self._broken.popitem(last=False)
+            if thread is not None and self._unfinished.get(thread) is live.account:
+                self._unfinished.pop(thread, None)
 
 
 def _thread(info: ExecutionInfo | None) -> Thread | None:

@@ -16,8 +16,9 @@ from langchain.agents.middleware.types import OmitFromInput, PrivateStateAttr
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.runtime import Runtime
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict, override
 
+from lc_service.accounting.record import AttemptRecord
 from lc_service.accounting.tracker import track_usage
 from lc_service.accounting.usage_report import UsageReport
 from lc_service.agents.own_calls import OwnCalls, count_own_calls
@@ -54,12 +55,43 @@ class AgentUsage(TypedDict):
     cost_usd: str | None
 
 
-class LiveUsage(Live):
-    """A run's report, and what its thread had used before."""
+class ThreadUsage:
+    """What a thread had used before, and what its runs have used since."""
 
     def __init__(self, before: AgentUsage | None) -> None:
-        self.report = UsageReport()
         self.before = before
+        self.report = UsageReport()
+
+    def told(self) -> AgentUsage:
+        """Return the sum of both."""
+        since = _told(self.report)
+        return since if self.before is None else _sum(self.before, since)
+
+
+class _RunReport(UsageReport):
+    """A run's report, which is its thread's as well."""
+
+    def __init__(self, thread: UsageReport) -> None:
+        super().__init__()
+        self._of_thread = thread
+
+    @override
+    def add(self, record: AttemptRecord) -> None:
+        super().add(record)
+        self._of_thread.add(record)
+
+    @override
+    def add_cached(self, **about: Any) -> None:
+        super().add_cached(**about)
+        self._of_thread.add_cached(**about)
+
+
+class LiveUsage(Live):
+    """A run's report, and its thread's account."""
+
+    def __init__(self, thread: ThreadUsage) -> None:
+        self.account: ThreadUsage = thread
+        self.report = _RunReport(thread.report)
         self.own_calls = OwnCalls(self.report.add)
         self.own_calls.usage = self.report  # by which it is known that a step of the run counts
 
@@ -85,8 +117,8 @@ class UsageMiddleware(RunScopedMiddleware[LiveUsage]):
 
     Of models of this package every attempt is counted, also of those that another middleware calls in a hook
     of its own, such as `SummarizationMiddleware`; of other models every call of the agent's model and tools.
-    What a step used that ended in an error is in no checkpoint: this object
-    remembers it for the thread, another process does not.
+    What is in no checkpoint, used by a step that failed, a stream that was left or another run of the thread
+    at once, this object knows; another process does not.
 
     One object serves any number of runs, threads and event loops at once.
 
@@ -117,6 +149,7 @@ class UsageMiddleware(RunScopedMiddleware[LiveUsage]):
     def after_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
         """Put the run's usage on its last message."""
         live = self._live(state, runtime.execution_info)
+        self._finish(live, runtime.execution_info)
         update = self._published(live)
         if (last := _with_usage(state["messages"], update["usage"])) is not None:
             update["messages"] = [last]
@@ -126,17 +159,16 @@ class UsageMiddleware(RunScopedMiddleware[LiveUsage]):
         """Do as `after_agent`."""
         return self.after_agent(state, runtime)
 
-    def _begin(self, state: Any, broken: LiveUsage | None) -> LiveUsage:
+    def _begin(self, state: Any, account: Any) -> LiveUsage:
+        thread: ThreadUsage | None = account
         before: AgentUsage | None = state.get("thread_usage")
-        if broken is not None:
-            known = self._saved(broken)["thread_usage"]
-            if before is None or known["requests"] > before["requests"]:
-                before = known
-        return LiveUsage(before)
+        # In another process the thread may have gone on since.
+        if thread is None or (before is not None and before["requests"] > thread.told()["requests"]):
+            thread = ThreadUsage(before)
+        return LiveUsage(thread)
 
     def _saved(self, live: LiveUsage) -> dict[str, Any]:
-        usage = _told(live.report)
-        return {"usage": usage, "thread_usage": usage if live.before is None else _sum(live.before, usage)}
+        return {"usage": _told(live.report), "thread_usage": live.account.told()}
 
     def _inside(self, live: LiveUsage) -> AbstractContextManager[UsageReport]:
         return track_usage(into=live.report)

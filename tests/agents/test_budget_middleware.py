@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
@@ -21,7 +22,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from pydantic import BaseModel
 
 from lc_service import Budget, BudgetExceeded
-from lc_service.agents import BudgetMiddleware, RetryMiddleware
+from lc_service.agents import BudgetMiddleware, RetryMiddleware, UsageMiddleware
 from lc_service.simulator import Fault
 
 ASK: Any = {"messages": [("user", "Hello there")]}
@@ -188,6 +189,43 @@ def test_a_request_that_nobody_waits_for_is_not_forgotten(simulate: Any, make_mo
     left_open[0].close()
     assert spent["requests"] == 3
     assert spent["tokens"] > 40
+
+
+def test_a_stream_that_is_left_is_not_forgotten(simulate: Any, make_model: Any) -> None:
+    server = simulate(chunk_delay_seconds=0.001)
+    middleware = [UsageMiddleware(), BudgetMiddleware(requests=3, per="thread")]
+    agent = create_agent(make_model(), [], middleware=middleware, checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    for _ in range(5):
+        stream: Any = agent.stream(ASK, config, stream_mode="messages")
+        next(stream)
+        stream.close()
+    assert server.wait_until_idle()
+    assert len(server.requests) == 3
+    state = agent.invoke(ASK, config)
+    assert state["messages"][-1].response_metadata["finish_reason"] == "budget_exceeded"
+    assert state["thread_usage"]["requests"] == 3
+
+
+def test_runs_of_one_thread_at_once_share_its_budget(simulate: Any, make_model: Any, runaway: Any) -> None:
+    server = simulate(latency_seconds=0.01)
+    middleware = [UsageMiddleware(), BudgetMiddleware(requests=4, per="thread"), runaway]
+    agent = create_agent(make_model(), [look_up], middleware=middleware, checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    begin = threading.Barrier(3)
+
+    def run(_: int) -> Any:
+        begin.wait()
+        return agent.invoke(ASK, config)
+
+    with ThreadPoolExecutor(3) as pool:
+        states = [*pool.map(run, range(3))]
+    assert len(server.requests) == 4
+    assert sum(state["usage"]["requests"] for state in states) == 4
+    assert agent.get_state(config).values["thread_spent"]["requests"] == 4
+    assert {state["messages"][-1].response_metadata["finish_reason"] for state in states} == {
+        "budget_exceeded"
+    }
 
 
 def experts(make_model: Any, *middleware: Any) -> list[Any]:
