@@ -123,10 +123,13 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
         return self.before_model(state, runtime)
 
     def after_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
-        """Save what the last tools spent."""
+        """Save what the last tools spent, and say so where they were refused and no model follows them."""
         live = self._live(state, runtime.execution_info)
         self._finish(live, runtime.execution_info)
-        return self._published(live)
+        update = self._published(live)
+        if live.refusal is not None and not live.is_told:
+            update["messages"] = [self._last_word(live, live.refusal)]
+        return update
 
     async def aafter_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
         """Do as `after_agent`."""

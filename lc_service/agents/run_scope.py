@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -46,6 +46,15 @@ class Live(str):
     def __new__(cls, *_: object) -> Self:
         """Make one with an id of its own."""
         return super().__new__(cls, uuid4().hex)
+
+    def __copy__(self) -> Self:
+        return self  # a copy of the state is of the same run
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (str(self),)
 
 
 L = TypeVar("L", bound=Live)
@@ -174,13 +183,13 @@ class RunScopedMiddleware(AgentMiddleware[Any, Any, Any], Generic[L]):
 
     def _live(self, state: Any, info: ExecutionInfo | None, *, is_tool: bool = False) -> L:
         """Return the run that a step with this `state` belongs to; the first step begins it."""
-        live: L | None = state.get(self.channel)
-        if live is not None:
-            return live
+        known: Any = state.get(self.channel)
+        if isinstance(known, Live):
+            return cast("L", known)
         thread = _thread(info)
         with self._lock:
             # Tools are a run's first step where it is resumed, and then several may begin at once.
-            live = self._resumed.get(thread) if is_tool else None
+            live: L | None = self._resumed.get(thread) if is_tool else None
             if live is None:
                 live = self._begin(state, None if thread is None else self._unfinished.get(thread))
                 self._note_unfinished(live, thread)

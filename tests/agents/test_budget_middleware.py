@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -13,9 +15,11 @@ from langchain.agents.middleware import (
     AgentMiddleware,
     ModelRetryMiddleware,
     SummarizationMiddleware,
+    before_model,
     hook_config,
 )
 from langchain.agents.structured_output import ToolStrategy
+from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -470,3 +474,44 @@ def test_what_another_middleware_asks_in_its_hooks_is_charged(
     assert 0 < summaries < len(server.requests)
     last_two = sum(amounts[kind](request.usage) for request in server.requests[-2:])
     assert spent - last_two < Decimal(limit[kind])
+
+
+def test_a_refused_tool_that_returns_directly_ends_the_run_with_the_last_word(
+    simulate: Any, make_model: Any, runaway: Any, run: Any, well_formed: Any
+) -> None:
+    server = simulate()
+    model = make_model()
+
+    @tool(return_direct=True)
+    def ask_model(question: str) -> str:
+        """Ask a model."""
+        return str(model.invoke(question).text)
+
+    agent = create_agent(
+        make_model(), [ask_model], middleware=[UsageMiddleware(), BudgetMiddleware(requests=1), runaway]
+    )
+    state = run(agent)
+    assert [message.type for message in state["messages"]] == ["human", "ai", "tool", "ai"]
+    assert well_formed(state["messages"])
+    metadata = state["messages"][-1].response_metadata
+    assert metadata["finish_reason"] == "budget_exceeded"
+    assert metadata["run_usage"]["requests"] == len(server.requests) == 1
+
+
+def test_what_is_kept_during_a_run_can_be_copied_and_is_an_id_to_others(
+    simulate: Any, make_model: Any
+) -> None:
+    simulate()
+    seen: list[Any] = []
+
+    @before_model
+    def look(state: Any, runtime: Any) -> None:
+        seen.append(copy.deepcopy(state))
+
+    middleware = [UsageMiddleware(), BudgetMiddleware(requests=1), look]
+    create_agent(make_model(), [], middleware=middleware).invoke(ASK)
+    (state,) = seen
+    kept = {name: value for name, value in state.items() if name.startswith("live")}
+    assert kept.keys() == {"live_usage", "live_run_budget"}
+    assert kept["live_run_budget"].budget.limit.requests == 1
+    assert {type(value) for value in pickle.loads(pickle.dumps(kept)).values()} == {str}
