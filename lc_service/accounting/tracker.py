@@ -18,13 +18,13 @@ from lc_service.accounting.token_counter import TokenCounter
 from lc_service.accounting.usage_report import UsageReport
 
 
-class _Tracker(TokenCounter):
+class Tracker(TokenCounter):
     """A counter that passes on LangChain's callbacks to the tracker around it.
 
     Once closed it counts only what began before: LangChain, or another context, may still hold it.
     """
 
-    def __init__(self, outer: _Tracker | None, usage: UsageReport | None = None) -> None:
+    def __init__(self, outer: Tracker | None, usage: UsageReport | None = None) -> None:
         super().__init__()
         if usage is not None:
             self.usage = usage
@@ -54,7 +54,7 @@ class _Tracker(TokenCounter):
 
 
 _looks: list[Callable[[], Iterable[TokenCounter]]] = []
-_tracker: ContextVar[_Tracker | None] = ContextVar("lc_service_tracker", default=None)
+_tracker: ContextVar[Tracker | None] = ContextVar("lc_service_tracker", default=None)
 # Once, at import: LangChain keeps every hook for ever.
 register_configure_hook(_tracker, inheritable=True)
 
@@ -64,7 +64,7 @@ def open_tracker() -> TokenCounter | None:
     return _innermost()
 
 
-def _innermost() -> _Tracker | None:
+def _innermost() -> Tracker | None:
     """As `open_tracker`; those around it that have ended are taken out, or they would pile up."""
     innermost = _open_from(_tracker.get())
     tracker = innermost
@@ -74,7 +74,7 @@ def _innermost() -> _Tracker | None:
     return innermost
 
 
-def _open_from(tracker: _Tracker | None) -> _Tracker | None:
+def _open_from(tracker: Tracker | None) -> Tracker | None:
     while tracker is not None and tracker.is_closed:
         tracker = tracker.outer
     return tracker
@@ -130,7 +130,7 @@ def track_usage(into: UsageReport | None = None) -> Iterator[UsageReport]:
         >>> usage.total.total_tokens
         0
     """
-    tracker = _Tracker(_innermost(), into)
+    tracker = Tracker(_innermost(), into)
     _tracker.set(tracker)
     try:
         yield tracker.usage

@@ -6,7 +6,8 @@ a runaway agent stops at its limit. Retries nothing, and changes no message that
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, Literal, get_args
 from uuid import uuid4
@@ -14,11 +15,14 @@ from uuid import uuid4
 from langchain.agents.middleware import ModelRequest, ModelResponse, hook_config
 from langchain.agents.middleware.types import ToolCallRequest
 from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.configurable import DynamicRunnable
 from langgraph.runtime import Runtime
 
 from lc_service.accounting.budget import Budget
 from lc_service.accounting.budget.exceeded import BudgetExceeded
 from lc_service.accounting.held import hold_to
+from lc_service.agents.foreign_calls import foreign_calls
 from lc_service.agents.live_budget import LiveBudget, RunBudgetState, ThreadBudgetState, read, told
 from lc_service.agents.run_scope import RunScopedMiddleware
 
@@ -33,7 +37,9 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
     attempt: retries, embeddings, and agents inside of tools. Room is reserved before an attempt is sent, so
     the limit of requests is never exceeded, and the others as little as `Budget` says; with `strict=True`
     not at all. What another middleware asks in a hook of its own, such as `SummarizationMiddleware`, is
-    charged when it has been answered and never refused: the agent's next request is.
+    charged when it has been answered and never refused: the agent's next request is. So is what models of
+    others are asked by a tool or in place of the agent's own, by `ModelFallbackMiddleware` for one: a request
+    each call, and the usage that they tell.
 
     A run is one `invoke` or `stream`; resuming an interrupted run is another one. A thread's sum is kept in
     the agent's state, so it needs a checkpointer. What is in no checkpoint, spent by a step that failed, a
@@ -60,7 +66,7 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
 
     Raises:
         ValueError: There is no limit, or one that is none, or another argument is wrong.
-        TypeError: At the first call, where the agent's model is none of this package: it would not ask.
+        TypeError: At the first call, where the agent's own model is none of this package: it would not ask.
         BudgetExceeded: As described; of a budget around this agent, or of a model's own, in any case.
 
     Example:
@@ -154,11 +160,13 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
     def _saved(self, live: LiveBudget) -> dict[str, Any]:
         return {} if self.per == "run" else {"thread_spent": told(live.taken)}
 
-    def _inside(self, live: LiveBudget) -> AbstractContextManager[None]:
-        return hold_to(live.budget)
+    @contextmanager
+    def _inside(self, live: LiveBudget) -> Iterator[None]:
+        with hold_to(live.budget), foreign_calls(live.spend):
+            yield
 
     def _model_step(self, request: ModelRequest[Any]) -> Any:
-        if "budget" not in type(request.model).model_fields:
+        if not _asks(request.model):
             raise TypeError(
                 f"BudgetMiddleware cannot hold {type(request.model).__name__}: it does not ask before it "
                 "sends. Give the agent a ReliableChatOpenAI, such as OpenAIService(...).chat_model."
@@ -203,3 +211,10 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
             content=f"The budget of this {self.per} is used up. It ends here, with what it has.",
             response_metadata={"finish_reason": "budget_exceeded", "budget": facts},
         )
+
+
+def _asks(model: Any) -> bool:
+    """Say whether a model asks budgets: one of this package, configurable or bound or not."""
+    while isinstance(model, (DynamicRunnable, RunnableBindingBase)):
+        model = model.default if isinstance(model, DynamicRunnable) else model.bound
+    return "budget" in getattr(type(model), "model_fields", ())

@@ -30,9 +30,10 @@ class LiveBudget(Live):
         self.refusal: BudgetExceeded | None = None
         self.is_told = False
         # Where a hook asks, it is too late to refuse: its middleware would lose what it is at.
-        self.own_calls = OwnCalls(self._spend, lambda: budget in budgets_around())
+        self.own_calls = OwnCalls(self.spend, lambda: budget in budgets_around())
 
-    def _spend(self, record: AttemptRecord) -> None:
+    def spend(self, record: AttemptRecord) -> None:
+        """Charge what did not ask before it was sent."""
         limit = self.budget.limit
         took = charge(record, in_usd=limit.usd is not None)
         self.budget.spend(took + Amount(requests=0 if limit.requests is None else 1))

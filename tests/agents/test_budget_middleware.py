@@ -13,12 +13,15 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
     AgentMiddleware,
+    ModelFallbackMiddleware,
     ModelRetryMiddleware,
     SummarizationMiddleware,
     before_model,
     hook_config,
 )
 from langchain.agents.structured_output import ToolStrategy
+from langchain.chat_models import init_chat_model
+from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
@@ -515,3 +518,85 @@ def test_what_is_kept_during_a_run_can_be_copied_and_is_an_id_to_others(
     assert kept.keys() == {"live_usage", "live_run_budget"}
     assert kept["live_run_budget"].budget.limit.requests == 1
     assert {type(value) for value in pickle.loads(pickle.dumps(kept)).values()} == {str}
+
+
+@pytest.fixture
+def stock_model(port: int) -> Any:
+    url = f"http://127.0.0.1:{port}/v1"
+    with openai.DefaultHttpxClient() as client:
+        yield ChatOpenAI(
+            model="gpt-4.1-mini",
+            api_key="sk-test",  # type: ignore[arg-type]
+            base_url=url,
+            max_tokens=40,  # type: ignore[call-arg]
+            stream_usage=True,
+            http_client=client,
+        )
+
+
+@pytest.mark.parametrize("limit", [{"usd": "0.0004"}, {"tokens": 500}, {"requests": 4}], ids=str)
+@pytest.mark.parametrize("way", ["invoke", "stream"])
+def test_a_fallback_that_would_not_ask_is_charged(
+    *, limit: Any, way: Any, simulate: Any, make_model: Any, runaway: Any, stock_model: Any
+) -> None:
+    server = simulate()
+    dead = make_model(base_url="http://127.0.0.1:9/v1", max_retries=0)
+    middleware = [BudgetMiddleware(**limit), ModelFallbackMiddleware(stock_model), runaway]
+    agent = create_agent(dead, [look_up], middleware=middleware)
+    state = agent.invoke(ASK) if way == "invoke" else [*agent.stream(ASK, stream_mode="values")][-1]
+    (kind, most) = next(iter(limit.items()))
+    metadata = state["messages"][-1].response_metadata
+    assert metadata["finish_reason"] == "budget_exceeded"
+    tried = metadata["budget"]["spent"]["requests"] - len(server.requests) if kind == "requests" else 0
+    of = {"requests": lambda usage: 1, "tokens": lambda usage: usage.total_tokens, "usd": cost_of}[kind]
+    amounts = [of(request.usage) for request in server.requests]
+    assert Decimal(metadata["budget"]["spent"][kind]) == sum(amounts) + tried
+    assert sum(amounts[:-1]) <= Decimal(most)
+    assert len(server.requests) >= 2
+
+
+def test_what_tools_ask_of_models_that_would_not_ask_is_charged_once_to_each_run(
+    simulate: Any, make_model: Any, stock_model: Any, run_two_ways: Any
+) -> None:
+    server = simulate()
+
+    def ask_stock(question: str) -> str:
+        """Ask a stock model, plainly and streamed."""
+        stock_model.invoke("Hello")
+        return "".join(chunk.text for chunk in stock_model.stream("Hello"))
+
+    inner = create_agent(make_model(), [ask_stock], middleware=[BudgetMiddleware(requests=50)])
+
+    def ask_tom(question: str) -> str:
+        """Ask Tom."""
+        return str(inner.invoke({"messages": [("user", "ask_stock it")]})["messages"][-1].text)
+
+    middleware = [
+        UsageMiddleware(),
+        BudgetMiddleware(requests=6),
+        BudgetMiddleware(requests=9, tokens=9_000, per="thread"),
+    ]
+    agent = create_agent(
+        make_model(), [ask_tom, ask_stock], middleware=middleware, checkpointer=InMemorySaver()
+    )
+    state = run_two_ways(agent, "ask_tom", thread="1")
+    assert len(server.requests) == state["usage"]["requests"] == 6
+    spent = agent.get_state({"configurable": {"thread_id": "1"}}).values["thread_spent"]
+    assert server.wait_until_idle()
+    assert (spent["requests"], spent["tokens"]) == (6, server.bill.total.total_tokens)
+    assert state["messages"][-1].response_metadata["finish_reason"] == "stop"
+    state = run_two_ways(agent, "ask_stock", thread="1")  # the tool is not refused: what follows it is
+    assert len(server.requests) == 9
+    assert state["messages"][-1].response_metadata["finish_reason"] == "budget_exceeded"
+
+
+def test_a_configurable_model_is_held_and_a_foreign_one_refused(
+    simulate: Any, make_model: Any, runaway: Any, run_two_ways: Any
+) -> None:
+    server = simulate()
+    model: Any = make_model().configurable_fields(temperature=ConfigurableField(id="temperature"))
+    run_two_ways(create_agent(model, [look_up], middleware=[BudgetMiddleware(requests=2), runaway]))
+    assert len(server.requests) == 2
+    foreign: Any = init_chat_model()
+    with pytest.raises(TypeError, match="BudgetMiddleware cannot hold _ConfigurableModel"):
+        run_two_ways(create_agent(foreign, [], middleware=[BudgetMiddleware(requests=2)]))
