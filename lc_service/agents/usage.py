@@ -7,6 +7,7 @@ its tools call, other agents' included, and of those that other middleware calls
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
 from typing import Annotated, Any, NotRequired, cast
@@ -14,6 +15,7 @@ from typing import Annotated, Any, NotRequired, cast
 from langchain.agents.middleware import AgentState
 from langchain.agents.middleware.types import OmitFromInput, PrivateStateAttr
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
+from langgraph.channels.last_value import LastValue
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.runtime import Runtime
 from typing_extensions import TypedDict, override
@@ -96,6 +98,14 @@ class LiveUsage(Live):
         self.own_calls.usage = self.report  # by which it is known that a step of the run counts
 
 
+class _Newest(LastValue[AgentUsage]):
+    """A channel that takes several values in one step: agents in parallel tools may hand on theirs."""
+
+    @override
+    def update(self, values: Sequence[AgentUsage]) -> bool:
+        return super().update(values[-1:])
+
+
 class UsageState(AgentState[Any]):
     """The state of an agent whose usage is counted.
 
@@ -104,8 +114,8 @@ class UsageState(AgentState[Any]):
     """
 
     live_usage: NotRequired[Annotated[LiveUsage, UntrackedValue(LiveUsage, guard=False), PrivateStateAttr]]
-    usage: NotRequired[Annotated[AgentUsage, OmitFromInput]]
-    thread_usage: NotRequired[Annotated[AgentUsage, OmitFromInput]]
+    usage: NotRequired[Annotated[AgentUsage, _Newest(AgentUsage), OmitFromInput]]
+    thread_usage: NotRequired[Annotated[AgentUsage, _Newest(AgentUsage), OmitFromInput]]
 
 
 class UsageMiddleware(RunScopedMiddleware[LiveUsage]):

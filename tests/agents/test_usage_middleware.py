@@ -12,6 +12,8 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelRetryMiddleware, SummarizationMiddleware, before_agent
 from langchain.agents.structured_output import ToolStrategy
+from langchain.tools import ToolRuntime
+from langchain_core.messages import ToolMessage
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
@@ -347,3 +349,34 @@ def test_a_graph_without_the_middleware_counts_nothing_by_its_hooks(simulate: An
     with track_usage() as usage:
         create_agent(make_model(), [], middleware=[summary]).invoke(LONG)
     assert usage.attempts == 2 == len(server.requests)
+
+
+def test_agents_in_parallel_tools_may_hand_their_whole_state_on(
+    simulate: Any, make_model: Any, run_two_ways: Any
+) -> None:
+    server = simulate()
+    inner = create_agent(make_model(), [look_up], middleware=[UsageMiddleware()])
+    used: list[int] = []
+
+    def hand_on(runtime: ToolRuntime[Any, Any]) -> Command[Any]:
+        state = inner.invoke({**runtime.state, "messages": [("user", "look_up it")]})
+        used.append(state["usage"]["requests"])
+        answer = ToolMessage(state["messages"][-1].text, tool_call_id=runtime.tool_call_id)
+        return Command(update={**state, "messages": [answer]})
+
+    def ask_tom(question: str, runtime: ToolRuntime[Any, Any]) -> Command[Any]:
+        """Ask Tom."""
+        return hand_on(runtime)
+
+    def ask_ann(question: str, runtime: ToolRuntime[Any, Any]) -> Command[Any]:
+        """Ask Ann."""
+        return hand_on(runtime)
+
+    agent = create_agent(
+        make_model(), [ask_tom, ask_ann], middleware=[UsageMiddleware()], checkpointer=InMemorySaver()
+    )
+    for runs in (1, 2):
+        state = run_two_ways(agent, "ask_tom and ask_ann", thread="1")
+        assert state["usage"]["requests"] == 6
+        assert state["thread_usage"]["requests"] == len(server.requests) == 6 * runs
+    assert used == [2] * 4
