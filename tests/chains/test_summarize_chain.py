@@ -167,12 +167,14 @@ def test_a_title_that_fills_the_window_is_refused_before_the_model_is_called(not
 
 async def test_the_first_error_ends_the_other_calls(server):
     server.says("one note", "another")
-    chain, value = build_summarize_chain(server.model(), max_input_tokens=1_000), {"text": ENGLISH * 2_000}
+    chain, value = build_summarize_chain(server.model(), max_input_tokens=1_000), {"text": ENGLISH * 8_000}
     with pytest.raises(BadRequestError, match="the script is over"):
         chain.invoke(value, {"max_concurrency": 2})
+    asked = len(server.asked)
     with pytest.raises(BadRequestError, match="the script is over"):
         await chain.ainvoke(value, {"max_concurrency": 2})
-    assert len(server.asked) <= 8
+    assert len(server.asked) - asked <= 4
+    assert asked < 100  # of about 150: threads go on until somebody has seen the error
 
 
 @pytest.mark.parametrize(
