@@ -6,6 +6,7 @@ a runaway agent stops at its limit. Retries nothing, and changes no message that
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -26,6 +27,7 @@ from lc_service.agents.foreign_calls import foreign_calls
 from lc_service.agents.live_budget import LiveBudget, RunBudgetState, ThreadBudgetState, read, told
 from lc_service.agents.run_scope import RunScopedMiddleware
 
+logger = logging.getLogger(__name__)
 Scope = Literal["run", "thread"]
 OnExceeded = Literal["end", "raise"]
 
@@ -96,6 +98,7 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
         self.per = per
         self.strict = strict
         self.on_exceeded = on_exceeded
+        self._is_warned = False
         self.channel = f"live_{per}_budget"
         self.state_schema = RunBudgetState if per == "run" else ThreadBudgetState
 
@@ -106,7 +109,14 @@ class BudgetMiddleware(RunScopedMiddleware[LiveBudget]):
 
     def before_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
         """Begin to count what other middleware asks."""
-        return self._published(self._live(state, runtime.execution_info))
+        info = runtime.execution_info
+        if self.per == "thread" and not self._is_warned and (info is None or info.thread_id is None):
+            self._is_warned = True
+            logger.warning(
+                'BudgetMiddleware(per="thread") holds each run by itself: this agent has no checkpointer '
+                "that would keep its thread's sum. This is logged once."
+            )
+        return self._published(self._live(state, info))
 
     async def abefore_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
         """Do as `before_agent`."""

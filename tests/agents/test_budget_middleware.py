@@ -600,3 +600,33 @@ def test_a_configurable_model_is_held_and_a_foreign_one_refused(
     foreign: Any = init_chat_model()
     with pytest.raises(TypeError, match="BudgetMiddleware cannot hold _ConfigurableModel"):
         run_two_ways(create_agent(foreign, [], middleware=[BudgetMiddleware(requests=2)]))
+
+
+def test_a_threads_budget_without_a_thread_is_warned_of_once(
+    simulate: Any, make_model: Any, run_two_ways: Any, caplog: Any
+) -> None:
+    simulate()
+    middleware = [BudgetMiddleware(requests=2, per="thread"), BudgetMiddleware(requests=2)]
+    kept = create_agent(make_model(), [], middleware=middleware, checkpointer=InMemorySaver())
+    run_two_ways(kept, thread="1")
+    assert caplog.records == []
+    agent = create_agent(make_model(), [], middleware=middleware)
+    for _ in range(2):
+        run_two_ways(agent)
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "lc_service.agents.budget")
+    assert "checkpointer" in record.getMessage()
+
+
+def test_an_agent_in_a_node_has_a_thread_where_it_has_a_checkpointer_of_its_own(
+    simulate: Any, make_model: Any, runaway: Any
+) -> None:
+    server = simulate()
+    middleware = [BudgetMiddleware(requests=3, per="thread"), runaway]
+    builder = StateGraph(MessagesState)
+    builder.add_node("agent", create_agent(make_model(), [look_up], middleware=middleware, checkpointer=True))
+    builder.add_edge(START, "agent")
+    graph: Any = builder.compile(checkpointer=InMemorySaver())
+    for _ in range(2):
+        graph.invoke(ASK, {"configurable": {"thread_id": "1"}})
+    assert len(server.requests) == 3
