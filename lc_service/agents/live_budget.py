@@ -6,6 +6,7 @@ Invariant: nothing but plain JSON is saved. Sends nothing and refuses nothing it
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Any, NotRequired
 
 from langchain.agents.middleware import AgentState
@@ -21,6 +22,13 @@ from lc_service.agents.own_calls import OwnCalls, count_own_calls
 from lc_service.agents.run_scope import Live
 
 
+def _spend(budget: Budget, record: AttemptRecord) -> None:
+    """Charge what did not ask before it was sent."""
+    limit = budget.limit
+    took = charge(record, in_usd=limit.usd is not None)
+    budget.spend(took + Amount(requests=0 if limit.requests is None else 1))
+
+
 class LiveBudget(Live):
     """A run's budget, and what it said no to."""
 
@@ -29,14 +37,9 @@ class LiveBudget(Live):
         self.account = account
         self.refusal: BudgetExceeded | None = None
         self.is_told = False
+        self.spend = partial(_spend, budget)  # knows nothing of the run, or that would live on in a circle
         # Where a hook asks, it is too late to refuse: its middleware would lose what it is at.
         self.own_calls = OwnCalls(self.spend, lambda: budget in budgets_around())
-
-    def spend(self, record: AttemptRecord) -> None:
-        """Charge what did not ask before it was sent."""
-        limit = self.budget.limit
-        took = charge(record, in_usd=limit.usd is not None)
-        self.budget.spend(took + Amount(requests=0 if limit.requests is None else 1))
 
     @property
     def taken(self) -> Amount:

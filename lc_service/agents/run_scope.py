@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any, Generic, Self, TypeVar, cast
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -177,16 +178,25 @@ class RunScopedMiddleware(AgentMiddleware[Any, Any, Any], Generic[L]):
 
     def _tool_result(self, step: _Step[L]) -> ToolResult:
         result: ToolResult = step.result
-        if not step.live.is_in_state and isinstance(result, ToolMessage):
+        if step.live.is_in_state:
+            return result
+        if isinstance(result, ToolMessage):
             return Command(update={"messages": [result], self.channel: step.live})
+        if result.graph is None and isinstance(
+            result.update, dict
+        ):  # a tool's own, or another such middleware's
+            return replace(result, update={**result.update, self.channel: step.live})
         return result
 
     def _live(self, state: Any, info: ExecutionInfo | None, *, is_tool: bool = False) -> L:
         """Return the run that a step with this `state` belongs to; the first step begins it."""
         known: Any = state.get(self.channel)
-        if isinstance(known, Live):
-            return cast("L", known)
         thread = _thread(info)
+        if isinstance(known, Live):
+            if thread in self._resumed:  # the tools that began it are at their end
+                with self._lock:
+                    self._resumed.pop(thread, None)
+            return cast("L", known)
         with self._lock:
             # Tools are a run's first step where it is resumed, and then several may begin at once.
             live: L | None = self._resumed.get(thread) if is_tool else None

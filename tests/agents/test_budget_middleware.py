@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -630,3 +631,33 @@ def test_an_agent_in_a_node_has_a_thread_where_it_has_a_checkpointer_of_its_own(
     for _ in range(2):
         graph.invoke(ASK, {"configurable": {"thread_id": "1"}})
     assert len(server.requests) == 3
+
+
+def test_runs_that_are_resumed_one_after_another_are_each_another_run(
+    simulate: Any, make_model: Any, runaway: Any, run_two_ways: Any
+) -> None:
+    server = simulate()
+    model = make_model()
+
+    def ask_model(question: str) -> str:
+        """Ask a model."""
+        return str(model.invoke("Hello").text)
+
+    middleware = [UsageMiddleware(), BudgetMiddleware(requests=2), runaway]
+    agent = create_agent(
+        make_model(),
+        [ask_model],
+        middleware=middleware,
+        checkpointer=InMemorySaver(),
+        interrupt_before=["tools"],
+    )
+    gc.disable()  # what the collector has not come to yet is no reason to go on with an ended run
+    try:
+        run_two_ways(agent, "Hello", thread="1")
+        for resumed in range(1, 5):
+            state = run_two_ways(agent, None, thread="1")
+            assert state["usage"]["requests"] == 2
+            assert state["messages"][-1].response_metadata["finish_reason"] == "tool_calls"
+            assert len(server.requests) == 1 + 2 * resumed
+    finally:
+        gc.enable()
