@@ -38,12 +38,14 @@ class Tracker(TokenCounter):
             self.outer._begin(run_id, about)  # noqa: SLF001  one of its own kind
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        """Count a call that has ended, and tell the tracker around this one."""
         if self._is_counted(run_id):
             super().on_llm_end(response, run_id=run_id, **kwargs)
         if self.outer is not None:
             self.outer.on_llm_end(response, run_id=run_id, **kwargs)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Count what a call that failed may have used, and tell the tracker around this one."""
         if self._is_counted(run_id):
             super().on_llm_error(error, run_id=run_id, **kwargs)
         if self.outer is not None:
