@@ -78,15 +78,15 @@ def test_a_cap_is_one_for_all(shared_server: RedisServer, limiter_on: Any) -> No
 def test_what_one_is_told_the_others_keep_to(shared_server: RedisServer, limiter_on: Any) -> None:
     one, other = limiter_on(shared_server.url), limiter_on(shared_server.url)
     permit = one.acquire(10)
+    began = time.monotonic()  # half a second from when it is sent
     permit.send()
     carried(one)  # no server answers before Redis does
     said = {"limit": "120", "remaining": "0", "reset": "1s"}
     permit.see(httpx2.Headers({f"x-ratelimit-{name}-requests": value for name, value in said.items()}))
     permit.settle(DONE)
     carried(one)
-    began = time.monotonic()
     other.acquire(10)
-    assert time.monotonic() - began > 0.2  # half a second, less what has passed since it was told
+    assert time.monotonic() - began > 0.4
 
 
 def test_a_pause_is_one_for_all_and_ends_by_proof(shared_server: RedisServer, limiter_on: Any) -> None:
@@ -194,7 +194,7 @@ def test_a_redis_that_is_killed_leaves_each_to_itself_until_it_is_back(
     own_server.kill()
     began = time.monotonic()
     second = other.acquire(10)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 1
     second.settle(DONE)
     couriers = [limiter._shared._courier for limiter in (one, other)]
     deadline = time.monotonic() + 10
@@ -233,7 +233,7 @@ async def test_no_event_loop_waits_for_redis(limiter_on: Any) -> None:
         is_over.set()
         await watching
         assert all(permit.is_admitted for permit in permits)
-        assert longest < 0.4  # Redis is waited for for half a second
+        assert longest < 0.15
 
 
 # --- names
